@@ -1,1 +1,42 @@
-//! peftbench-ops
+//! Differentiable operators for parameter-efficient fine-tuning on candle tensors, and exact accounting of the memory they take.
+//!
+//! candle's own autograd computes and keeps a gradient for every frozen weight and cuts the graph in silence at several fused
+//! operators. Here a [`Tape`] records explicit nodes instead: each knows which inputs need a gradient and exactly which tensors it
+//! keeps for the backward pass, and drops them as soon as it has been differentiated.
+//!
+//! * [`tape`]: the tape, its variables and gradients; [`param`]: named tensors that may be trained.
+//! * [`elementary`]: small operators from which a new method is written in plain lines.
+//! * [`linear`], [`norm`], [`swiglu`], [`attention`], [`conv`], [`scan`], [`cross_entropy`], [`embedding`], [`dropout`]: fused
+//!   operators, where the time and the memory go. Each runs a vectorised kernel on f32 CPU tensors and a composition of candle
+//!   operators on any other type or device.
+//! * [`memory`]: the counting allocator; [`mapped`]: read-only file maps.
+//!
+//! This is the only crate of the workspace that holds `unsafe` code.
+
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
+
+pub mod attention;
+pub mod conv;
+mod cpu;
+pub mod cross_entropy;
+pub mod dropout;
+pub mod elementary;
+pub mod embedding;
+mod gemm;
+pub mod linear;
+pub mod mapped;
+pub mod memory;
+pub mod norm;
+mod parallel;
+pub mod param;
+pub mod scan;
+mod scan_kernel;
+mod simd;
+pub mod swiglu;
+pub mod tape;
+#[cfg(test)]
+mod testing;
+
+pub use candle_core::{DType, Device, Result, Tensor};
+pub use param::Param;
+pub use tape::{Gradients, Tape, Var};

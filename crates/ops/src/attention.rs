@@ -1,0 +1,369 @@
+//! Rotary position embedding and causal attention with grouped key-value heads.
+//!
+//! Activations stay in the layout of the projections, [batch, length, heads · head_dim]; heads are strided views of it. Attention
+//! keeps queries, keys and values and computes the weights again in the backward pass, block by block, so that no
+//! [length, length] matrix outlives its block.
+
+use crate::cpu::{Rows, Shared, buffer, is_f32_cpu, with_rows};
+use crate::gemm::{Into, Matrix, multiply_serial};
+use crate::parallel;
+use crate::simd::{dispatch, exp_one};
+use crate::tape::{Tape, Var};
+use candle_core::{D, DType, Device, Result, Tensor};
+
+/// Query rows handled together; keys above a block's diagonal are never touched.
+const BLOCK: usize = 64;
+
+/// Shape of an attention layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Heads {
+    /// Query heads.
+    pub query: usize,
+    /// Key and value heads; divides `query`.
+    pub key_value: usize,
+    /// Width of a head.
+    pub dim: usize,
+}
+
+impl Tape {
+    /// Rotates pairs (i, i + head_dim / 2) of each head by position-dependent angles (Su et al., 2021; Hugging Face's `rotate_half`
+    /// layout): x [batch, length, heads · head_dim]; cos and sin [length, head_dim / 2].
+    pub fn rotary(&self, x: &Var, cos: &Tensor, sin: &Tensor, head_dim: usize) -> Result<Var> {
+        let output = rotate(x.value(), cos, sin, head_dim, 1.0)?;
+        let (cos, sin) = (cos.clone(), sin.clone());
+        // The tables belong to the model; capturing them keeps no memory of this pass.
+        Ok(self.record("rotary", &[x], output, Vec::new, move |back| Ok(vec![Some(rotate(&back.grad, &cos, &sin, head_dim, -1.0)?)])))
+    }
+
+    /// softmax(q kᵀ / √head_dim) v, causal: q [batch, length, query · dim], k and v [batch, keys, key_value · dim] with
+    /// keys ≥ length; query i sees keys up to keys − length + i. `key_mask` [batch, keys] of u8, 0 where a key is padding.
+    pub fn attention(&self, q: &Var, k: &Var, v: &Var, heads: Heads, key_mask: Option<&Tensor>) -> Result<Var> {
+        let shape = Shape::new(q.value(), k.value(), heads)?;
+        let mask = key_mask.map(|mask| mask.to_dtype(DType::U8)?.to_vec2::<u8>()).transpose()?;
+        let on_kernel = [q, k, v].iter().all(|x| is_f32_cpu(x.value()));
+        let output = match on_kernel {
+            true => forward_kernel(q.value(), k.value(), v.value(), shape, mask.as_deref())?,
+            false => composed_forward(q.value(), k.value(), v.value(), shape, mask.as_deref())?.0,
+        };
+        let saved = || vec![q.value().clone(), k.value().clone(), v.value().clone()];
+        Ok(self.record("attention", &[q, k, v], output, saved, move |back| {
+            let (q, k, v) = (&back.saved[0], &back.saved[1], &back.saved[2]);
+            let [to_q, to_k, to_v] = match on_kernel {
+                true => backward_kernel(&back.grad, q, k, v, shape, mask.as_deref())?,
+                false => composed_backward(&back.grad, q, k, v, shape, mask.as_deref())?,
+            };
+            Ok(vec![back.needs[0].then_some(to_q), back.needs[1].then_some(to_k), back.needs[2].then_some(to_v)])
+        }))
+    }
+}
+
+fn rotate(x: &Tensor, cos: &Tensor, sin: &Tensor, head_dim: usize, direction: f64) -> Result<Tensor> {
+    let (batch, length, width) = x.dims3()?;
+    let half = head_dim / 2;
+    if cos.dims() != [length, half] || width % head_dim != 0 {
+        candle_core::bail!("rotary tables {:?} do not fit {:?} with head_dim {head_dim}", cos.dims(), x.dims())
+    }
+    if !(is_f32_cpu(x) && is_f32_cpu(cos)) {
+        let x4 = x.contiguous()?.reshape((batch, length, width / head_dim, head_dim))?;
+        let table = |t: &Tensor| t.to_dtype(x.dtype())?.reshape((1, length, 1, half));
+        let (cos, sin) = (table(cos)?, (table(sin)? * direction)?);
+        let (a, b) = (x4.narrow(D::Minus1, 0, half)?, x4.narrow(D::Minus1, half, half)?);
+        let first = (a.broadcast_mul(&cos)? - b.broadcast_mul(&sin)?)?;
+        let second = (b.broadcast_mul(&cos)? + a.broadcast_mul(&sin)?)?;
+        return Tensor::cat(&[first, second], D::Minus1)?.reshape(x.dims());
+    }
+    let (cos, sin) = (cos.flatten_all()?.to_vec1::<f32>()?, sin.flatten_all()?.to_vec1::<f32>()?);
+    with_rows(x, |rows| {
+        let mut out = buffer(rows.rows * width);
+        parallel::for_each_piece(&mut out, width, rows.rows * width, |i, out| {
+            let t = (i % length) * half;
+            let (cos, sin) = (&cos[t..t + half], &sin[t..t + half]);
+            for (x, y) in rows.row(i).chunks(head_dim).zip(out.chunks_mut(head_dim)) {
+                for j in 0..half {
+                    let s = sin[j] * direction as f32;
+                    y[j] = x[j] * cos[j] - x[j + half] * s;
+                    y[j + half] = x[j + half] * cos[j] + x[j] * s;
+                }
+            }
+        });
+        Tensor::from_vec(out, x.dims(), &Device::Cpu)
+    })
+}
+
+#[derive(Clone, Copy)]
+struct Shape {
+    batch: usize,
+    length: usize,
+    keys: usize,
+    heads: Heads,
+    scale: f64,
+}
+
+impl Shape {
+    fn new(q: &Tensor, k: &Tensor, heads: Heads) -> Result<Self> {
+        let (batch, length, width) = q.dims3()?;
+        let (_, keys, key_width) = k.dims3()?;
+        if width != heads.query * heads.dim || key_width != heads.key_value * heads.dim || keys < length {
+            candle_core::bail!("attention with {heads:?} does not fit queries {:?} and keys {:?}", q.dims(), k.dims())
+        }
+        Ok(Self { batch, length, keys, heads, scale: 1.0 / (heads.dim as f64).sqrt() })
+    }
+
+    /// Query heads a key-value head.
+    fn group(&self) -> usize {
+        self.heads.query / self.heads.key_value
+    }
+
+    /// Keys that the query row sees.
+    fn visible(&self, row: usize) -> usize {
+        self.keys - self.length + row + 1
+    }
+
+    fn work(&self) -> usize {
+        self.batch * self.heads.query * self.length * self.keys
+    }
+}
+
+/// Softmax weights of query rows `first..first + rows` of one head into `weights` [rows, keys of the last row].
+#[allow(clippy::too_many_arguments)]
+fn block_weights(
+    q: &Rows<'_>,
+    k: &Rows<'_>,
+    shape: Shape,
+    b: usize,
+    head: usize,
+    first: usize,
+    rows: usize,
+    mask: Option<&[Vec<u8>]>,
+    weights: &mut [f32],
+) {
+    let Heads { dim, .. } = shape.heads;
+    let span = shape.visible(first + rows - 1);
+    let q_data = Matrix::rows(&q.data()[(b * shape.length + first) * q.stride + head * dim..], q.stride);
+    let k_data = Matrix::rows(&k.data()[b * shape.keys * k.stride + head / shape.group() * dim..], k.stride);
+    multiply_serial(rows, span, dim, q_data, k_data.t(), shape.scale as f32, weights, span, Into::Overwrite);
+    let mask = mask.map(|mask| &mask[b]);
+    for (i, row) in weights.chunks_mut(span).take(rows).enumerate() {
+        let seen = shape.visible(first + i);
+        dispatch(
+            #[inline(always)]
+            || softmax_row(row, seen, mask.map(Vec::as_slice)),
+        );
+    }
+}
+
+/// Softmax over the first `seen` values that are not masked; 0 elsewhere.
+#[inline(always)]
+fn softmax_row(row: &mut [f32], seen: usize, mask: Option<&[u8]>) {
+    if let Some(mask) = mask {
+        row.iter_mut().zip(mask).for_each(|(w, &keep)| *w = if keep == 0 { f32::NEG_INFINITY } else { *w });
+    }
+    let max = row[..seen].iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    // A row that sees padding only is itself padding: its weights are all 0.
+    if max == f32::NEG_INFINITY {
+        return row.fill(0.0);
+    }
+    for w in &mut row[..seen] {
+        *w = if *w == f32::NEG_INFINITY { 0.0 } else { exp_one(*w - max) };
+    }
+    let inverse = 1.0 / crate::norm::sum(&row[..seen]);
+    row[..seen].iter_mut().for_each(|w| *w *= inverse);
+    row[seen..].fill(0.0);
+}
+
+fn forward_kernel(q: &Tensor, k: &Tensor, v: &Tensor, shape: Shape, mask: Option<&[Vec<u8>]>) -> Result<Tensor> {
+    let Heads { query, dim, .. } = shape.heads;
+    let width = query * dim;
+    with_rows(q, |q| {
+        with_rows(k, |k| {
+            with_rows(v, |v| {
+                let mut out = buffer(shape.batch * shape.length * width);
+                let shared = Shared::new(&mut out);
+                parallel::for_each(shape.batch * query, shape.work(), |task| {
+                    let (b, head) = (task / query, task % query);
+                    let mut weights = buffer(BLOCK.min(shape.length) * shape.keys);
+                    let mut block = buffer(BLOCK.min(shape.length) * dim);
+                    for first in (0..shape.length).step_by(BLOCK) {
+                        let rows = BLOCK.min(shape.length - first);
+                        let span = shape.visible(first + rows - 1);
+                        block_weights(q, k, shape, b, head, first, rows, mask, &mut weights);
+                        let v_data = Matrix::rows(&v.data()[b * shape.keys * v.stride + head / shape.group() * dim..], v.stride);
+                        multiply_serial(rows, dim, span, Matrix::rows(&weights, span), v_data, 1.0, &mut block, dim, Into::Overwrite);
+                        for (i, row) in block.chunks(dim).take(rows).enumerate() {
+                            let at = (b * shape.length + first + i) * width + head * dim;
+                            #[allow(unsafe_code)]
+                            // SAFETY: each task owns the columns of its head.
+                            unsafe { shared.slice(at, dim) }.copy_from_slice(row);
+                        }
+                    }
+                });
+                Tensor::from_vec(out, (shape.batch, shape.length, width), &Device::Cpu)
+            })
+        })
+    })
+}
+
+/// Gradients with respect to q, k and v.
+fn backward_kernel(grad: &Tensor, q: &Tensor, k: &Tensor, v: &Tensor, shape: Shape, mask: Option<&[Vec<u8>]>) -> Result<[Tensor; 3]> {
+    let Heads { key_value, dim, query } = shape.heads;
+    let (mut to_q, mut to_k, mut to_v) = (
+        buffer(shape.batch * shape.length * query * dim),
+        buffer(shape.batch * shape.keys * key_value * dim),
+        buffer(shape.batch * shape.keys * key_value * dim),
+    );
+    let targets = [Shared::new(&mut to_q), Shared::new(&mut to_k), Shared::new(&mut to_v)];
+    with_rows(grad, |grad| {
+        with_rows(q, |q| {
+            with_rows(k, |k| {
+                with_rows(v, |v| {
+                    // One task a key-value head, so that its gradients are summed in one place and in one order.
+                    parallel::for_each(shape.batch * key_value, 4 * shape.work(), |task| {
+                        backward_head([grad, q, k, v], shape, task / key_value, task % key_value, mask, targets);
+                    });
+                    Ok(())
+                })
+            })
+        })
+    })?;
+    Ok([
+        Tensor::from_vec(to_q, (shape.batch, shape.length, query * dim), &Device::Cpu)?,
+        Tensor::from_vec(to_k, (shape.batch, shape.keys, key_value * dim), &Device::Cpu)?,
+        Tensor::from_vec(to_v, (shape.batch, shape.keys, key_value * dim), &Device::Cpu)?,
+    ])
+}
+
+fn backward_head(
+    [grad, q, k, v]: [&Rows<'_>; 4],
+    shape: Shape,
+    b: usize,
+    kv_head: usize,
+    mask: Option<&[Vec<u8>]>,
+    [to_q, to_k, to_v]: [Shared; 3],
+) {
+    let Heads { query, key_value, dim } = shape.heads;
+    let block = BLOCK.min(shape.length);
+    let (mut weights, mut slopes) = (buffer(block * shape.keys), buffer(block * shape.keys));
+    let (mut q_block, mut k_sum, mut v_sum) = (buffer(block * dim), buffer(shape.keys * dim), buffer(shape.keys * dim));
+    let at_keys = |rows: &Rows<'_>| b * shape.keys * rows.stride + kv_head * dim;
+    let (k_data, v_data) = (Matrix::rows(&k.data()[at_keys(k)..], k.stride), Matrix::rows(&v.data()[at_keys(v)..], v.stride));
+    for head in kv_head * shape.group()..(kv_head + 1) * shape.group() {
+        for first in (0..shape.length).step_by(BLOCK) {
+            let rows = BLOCK.min(shape.length - first);
+            let span = shape.visible(first + rows - 1);
+            let at_queries = |rows: &Rows<'_>| (b * shape.length + first) * rows.stride + head * dim;
+            let g_data = Matrix::rows(&grad.data()[at_queries(grad)..], grad.stride);
+            let q_data = Matrix::rows(&q.data()[at_queries(q)..], q.stride);
+            block_weights(q, k, shape, b, head, first, rows, mask, &mut weights);
+            multiply_serial(span, dim, rows, Matrix::rows(&weights, span).t(), g_data, 1.0, &mut v_sum, dim, Into::Accumulate);
+            multiply_serial(rows, span, dim, g_data, v_data.t(), 1.0, &mut slopes, span, Into::Overwrite);
+            for (slope, weight) in slopes.chunks_mut(span).zip(weights.chunks(span)).take(rows) {
+                dispatch(
+                    #[inline(always)]
+                    || {
+                        let mean = crate::norm::dot(slope, weight);
+                        slope.iter_mut().zip(weight).for_each(|(s, w)| *s = w * (*s - mean));
+                    },
+                );
+            }
+            let scale = shape.scale as f32;
+            multiply_serial(rows, dim, span, Matrix::rows(&slopes, span), k_data, scale, &mut q_block, dim, Into::Overwrite);
+            multiply_serial(span, dim, rows, Matrix::rows(&slopes, span).t(), q_data, scale, &mut k_sum, dim, Into::Accumulate);
+            for (i, row) in q_block.chunks(dim).take(rows).enumerate() {
+                #[allow(unsafe_code)]
+                // SAFETY: each task owns the columns of its query heads.
+                unsafe { to_q.slice((b * shape.length + first + i) * query * dim + head * dim, dim) }.copy_from_slice(row);
+            }
+        }
+    }
+    for (target, sums) in [(to_k, &k_sum), (to_v, &v_sum)] {
+        for (i, row) in sums.chunks(dim).enumerate() {
+            #[allow(unsafe_code)]
+            // SAFETY: each task owns the columns of its key-value head.
+            unsafe { target.slice((b * shape.keys + i) * key_value * dim + kv_head * dim, dim) }.copy_from_slice(row);
+        }
+    }
+}
+
+/// [batch, n, heads · dim] as [batch, query heads, n, dim], key-value heads repeated.
+fn by_head(x: &Tensor, shape: Shape) -> Result<Tensor> {
+    let (batch, n, width) = x.dims3()?;
+    let heads = width / shape.heads.dim;
+    let x = x.contiguous()?.reshape((batch, n, heads, shape.heads.dim))?.transpose(1, 2)?.contiguous()?;
+    let repeat = shape.heads.query / heads;
+    x.unsqueeze(2)?.broadcast_as((batch, heads, repeat, n, shape.heads.dim))?.contiguous()?.reshape((
+        batch,
+        shape.heads.query,
+        n,
+        shape.heads.dim,
+    ))
+}
+
+/// The inverse of [`by_head`]: repeated heads are summed into `heads`.
+fn from_heads(x: &Tensor, heads: usize) -> Result<Tensor> {
+    let (batch, query, n, dim) = x.dims4()?;
+    let x = x.contiguous()?.reshape((batch, heads, query / heads, n, dim))?.sum(2)?;
+    x.transpose(1, 2)?.contiguous()?.reshape((batch, n, heads * dim))
+}
+
+/// Output [batch, length, query · dim] and weights [batch, query, length, keys].
+fn composed_forward(q: &Tensor, k: &Tensor, v: &Tensor, shape: Shape, mask: Option<&[Vec<u8>]>) -> Result<(Tensor, Tensor)> {
+    let (q, k, v) = (by_head(q, shape)?, by_head(k, shape)?, by_head(v, shape)?);
+    let scores = (q.matmul(&k.t()?)? * shape.scale)?;
+    let allowed = |b: usize, i: usize, j: usize| j < shape.visible(i) && mask.is_none_or(|mask| mask[b][j] != 0);
+    let cell = |c: usize| allowed(c / shape.keys / shape.length, c / shape.keys % shape.length, c % shape.keys);
+    let bias: Vec<f64> = (0..shape.batch * shape.length * shape.keys).map(|c| if cell(c) { 0.0 } else { f64::NEG_INFINITY }).collect();
+    let bias = Tensor::from_vec(bias, (shape.batch, 1, shape.length, shape.keys), q.device())?.to_dtype(q.dtype())?;
+    let scores = scores.broadcast_add(&bias)?;
+    let max = scores.max_keepdim(D::Minus1)?.clamp(f64::from(f32::MIN), f64::from(f32::MAX))?;
+    let weights = scores.broadcast_sub(&max)?.exp()?;
+    let total = (weights.sum_keepdim(D::Minus1)? + 1e-30)?;
+    let weights = weights.broadcast_div(&total)?;
+    Ok((from_heads(&weights.matmul(&v)?, shape.heads.query)?, weights))
+}
+
+fn composed_backward(grad: &Tensor, q: &Tensor, k: &Tensor, v: &Tensor, shape: Shape, mask: Option<&[Vec<u8>]>) -> Result<[Tensor; 3]> {
+    let (_, weights) = composed_forward(q, k, v, shape, mask)?;
+    let (grad, q, k, v) = (by_head(grad, shape)?, by_head(q, shape)?, by_head(k, shape)?, by_head(v, shape)?);
+    let to_v = weights.t()?.matmul(&grad)?;
+    let slopes = grad.matmul(&v.t()?)?;
+    let slopes = (slopes.broadcast_sub(&(&slopes * &weights)?.sum_keepdim(D::Minus1)?)? * &weights)?;
+    let slopes = (slopes * shape.scale)?;
+    let kv = shape.heads.key_value;
+    Ok([from_heads(&slopes.matmul(&k)?, shape.heads.query)?, from_heads(&slopes.t()?.matmul(&q)?, kv)?, from_heads(&to_v, kv)?])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::testing::{check_gradients, check_kernel};
+
+    fn attend(heads: Heads, mask: Option<Vec<Vec<u8>>>) -> impl Fn(&Tape, &[Var]) -> Result<Var> {
+        move |t, v| {
+            let mask = mask.clone().map(|mask| Tensor::new(mask, &Device::Cpu)).transpose()?;
+            t.attention(&v[0], &v[1], &v[2], heads, mask.as_ref())
+        }
+    }
+
+    #[test]
+    fn attention_agrees_with_finite_differences_and_the_kernel() -> Result<()> {
+        let heads = Heads { query: 4, key_value: 2, dim: 3 };
+        check_gradients(&[&[2, 3, 12], &[2, 4, 6], &[2, 4, 6]], attend(heads, None))?;
+        let masked = Some(vec![vec![1, 1, 1, 1], vec![0, 1, 1, 1]]);
+        check_gradients(&[&[2, 3, 12], &[2, 4, 6], &[2, 4, 6]], attend(heads, masked.clone()))?;
+        check_kernel(&[&[2, 3, 12], &[2, 4, 6], &[2, 4, 6]], 1e-5, attend(heads, masked))?;
+        check_kernel(&[&[1, 1, 12], &[1, 1, 6], &[1, 1, 6]], 1e-5, attend(heads, None))?;
+        let heads = Heads { query: 3, key_value: 1, dim: 8 };
+        check_kernel(&[&[2, 131, 24], &[2, 131, 8], &[2, 131, 8]], 1e-5, attend(heads, None))
+    }
+
+    #[test]
+    fn rotary_agrees_with_finite_differences_and_the_kernel() -> Result<()> {
+        let rotary = |t: &Tape, v: &[Var]| {
+            let angles = Tensor::new(&[[0.0f64, 0.0], [1.0, 0.1], [2.0, 0.2]], &Device::Cpu)?;
+            let dtype = v[0].value().dtype();
+            t.rotary(&v[0], &angles.cos()?.to_dtype(dtype)?, &angles.sin()?.to_dtype(dtype)?, 4)
+        };
+        check_gradients(&[&[2, 3, 8]], rotary)?;
+        check_kernel(&[&[2, 3, 8]], 1e-5, rotary)
+    }
+}

@@ -1,0 +1,119 @@
+//! f32 matrix products on strided CPU memory, with accumulation.
+
+use gemm::Parallelism;
+
+/// A matrix in memory: element (i, j) is `data[i * row_stride + j * col_stride]`.
+#[derive(Clone, Copy)]
+pub(crate) struct Matrix<'a> {
+    pub data: &'a [f32],
+    pub row_stride: usize,
+    pub col_stride: usize,
+}
+
+impl<'a> Matrix<'a> {
+    /// Rows of contiguous elements, `stride` apart.
+    pub fn rows(data: &'a [f32], stride: usize) -> Self {
+        Self { data, row_stride: stride, col_stride: 1 }
+    }
+
+    /// The transpose, without a copy.
+    pub fn t(self) -> Self {
+        Self { data: self.data, row_stride: self.col_stride, col_stride: self.row_stride }
+    }
+}
+
+/// What becomes of the output's present content.
+#[derive(Clone, Copy, PartialEq)]
+pub(crate) enum Into {
+    /// It is overwritten.
+    Overwrite,
+    /// The product is added to it.
+    Accumulate,
+}
+
+/// out[m, n] (rows `out_stride` apart) = or += scale · a[m, k] · b[k, n], on as many threads as rayon has.
+#[allow(clippy::too_many_arguments)]
+pub(crate) fn multiply(
+    m: usize,
+    n: usize,
+    k: usize,
+    a: Matrix<'_>,
+    b: Matrix<'_>,
+    scale: f32,
+    out: &mut [f32],
+    out_stride: usize,
+    into: Into,
+) {
+    let threads = rayon::current_num_threads();
+    let parallelism = if threads > 1 { Parallelism::Rayon(threads) } else { Parallelism::None };
+    multiply_on(parallelism, m, n, k, a, b, scale, out, out_stride, into);
+}
+
+/// Like [`multiply`], on the calling thread: for products inside a parallel loop.
+#[allow(clippy::too_many_arguments)]
+pub(crate) fn multiply_serial(
+    m: usize,
+    n: usize,
+    k: usize,
+    a: Matrix<'_>,
+    b: Matrix<'_>,
+    scale: f32,
+    out: &mut [f32],
+    out_stride: usize,
+    into: Into,
+) {
+    multiply_on(Parallelism::None, m, n, k, a, b, scale, out, out_stride, into);
+}
+
+#[allow(unsafe_code, clippy::too_many_arguments)]
+fn multiply_on(
+    parallelism: Parallelism,
+    m: usize,
+    n: usize,
+    k: usize,
+    a: Matrix<'_>,
+    b: Matrix<'_>,
+    scale: f32,
+    out: &mut [f32],
+    out_stride: usize,
+    into: Into,
+) {
+    if m == 0 || n == 0 {
+        return;
+    }
+    if k == 0 {
+        if into == Into::Overwrite {
+            out.chunks_mut(out_stride).take(m).for_each(|row| row[..n].fill(0.0));
+        }
+        return;
+    }
+    let reach = |rows: usize, cols: usize, row_stride: usize, col_stride: usize| (rows - 1) * row_stride + (cols - 1) * col_stride;
+    assert!(reach(m, k, a.row_stride, a.col_stride) < a.data.len(), "left operand is too short");
+    assert!(reach(k, n, b.row_stride, b.col_stride) < b.data.len(), "right operand is too short");
+    assert!(out_stride >= n && reach(m, n, out_stride, 1) < out.len(), "output is too short");
+    let accumulate = into == Into::Accumulate;
+    // SAFETY: the assertions above keep every access inside the three slices, and `out` cannot alias the operands, being borrowed mutably.
+    unsafe {
+        gemm::gemm(
+            m,
+            n,
+            k,
+            out.as_mut_ptr(),
+            1,
+            out_stride as isize,
+            accumulate,
+            a.data.as_ptr(),
+            a.col_stride as isize,
+            a.row_stride as isize,
+            b.data.as_ptr(),
+            b.col_stride as isize,
+            b.row_stride as isize,
+            if accumulate { 1.0 } else { 0.0 },
+            scale,
+            false,
+            false,
+            false,
+            parallelism,
+        );
+    }
+}
