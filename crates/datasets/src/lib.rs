@@ -1,1 +1,30 @@
-//! peftbench-datasets
+//! Tasks, metrics, tokenizers and batching: everything between a data file and the token ids a trainer reads.
+//!
+//! * [`tasks`]: one family of tasks a file, each turning rows into [`Example`]s and predictions into metrics.
+//! * [`world`]: a small invented world that supplies pre-training text and rows for the same task code where no data folder is at hand.
+//! * [`metrics`]: one metric a file.
+//! * [`tokenizer`] and [`encode`]: text to ids; [`batching`]: examples to batches.
+//!
+//! Everything here is deterministic: every draw comes from a named stream of `peftbench_spec::seed`, and nothing depends on the order
+//! of a hash map, the clock or the platform.
+
+#![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
+
+pub mod batching;
+mod draw;
+pub mod encode;
+pub mod error;
+pub mod example;
+pub mod metrics;
+pub mod source;
+pub mod tasks;
+pub mod tokenizer;
+pub mod world;
+
+pub use encode::{Encoded, encode_example};
+pub use error::DataError;
+pub use example::{Example, Splits};
+pub use source::DataSource;
+pub use tasks::{Scoring, TASKS, Task, TaskEntry};
+pub use tokenizer::{GgufVocabulary, TextTokenizer};

@@ -1,0 +1,97 @@
+//! Errors of data: each names the file and line, what was expected, what was found, and the way out.
+
+use std::path::PathBuf;
+
+/// What can be wrong with data files and tokenizers. The command line ends with exit code 7.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum DataError {
+    /// A task over real data was asked for, and no data folder is known.
+    #[error(
+        "task `{task}` reads data files, and no data folder is given; pass `--data FOLDER` or set PEFTBENCH_DATA, or take a `world/…` task, which needs none"
+    )]
+    NoFolder {
+        /// The task.
+        task: String,
+    },
+    /// A data file is not where the task looks for it.
+    #[error("task `{task}` needs {path}, which does not exist; put the file there, or name the folder that holds it with `--data FOLDER`", path = path.display())]
+    MissingFile {
+        /// The task.
+        task: String,
+        /// The file, or a pattern such as `train*.jsonl`.
+        path: PathBuf,
+    },
+    /// A file exists and cannot be read or written.
+    #[error("could not {action} {path}: {problem}", path = path.display())]
+    Io {
+        /// `read` or `write`.
+        action: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// The system's message.
+        problem: String,
+    },
+    /// A row of a JSON Lines file is not what the task expects.
+    #[error("{path}:{line}: {at}: expected {expected}, found {found}; {way_out}", path = path.display(), at = describe(field))]
+    Row {
+        /// The file.
+        path: PathBuf,
+        /// Line, from 1.
+        line: usize,
+        /// The field; empty for the row itself.
+        field: String,
+        /// What should be there.
+        expected: String,
+        /// What is there.
+        found: String,
+        /// What to do.
+        way_out: String,
+    },
+    /// A split that cannot be empty has no row.
+    #[error("{path}: expected at least one row, found none; the file is empty or was cut off, fetch it again", path = path.display())]
+    Empty {
+        /// The file.
+        path: PathBuf,
+    },
+    /// The invented world cannot supply as many different examples as a task asks for.
+    #[error("task `{task}`: expected {wanted} different examples for {split}, the invented world gave {found}; {way_out}")]
+    WorldTooSmall {
+        /// The task.
+        task: String,
+        /// `train`, `valid` or `test`.
+        split: &'static str,
+        /// Examples asked for.
+        wanted: usize,
+        /// Examples there are.
+        found: usize,
+        /// Which option to change.
+        way_out: &'static str,
+    },
+    /// A tokenizer cannot be read, built or used.
+    #[error("tokenizer {name}: {problem}")]
+    Tokenizer {
+        /// The file, or what it was built from.
+        name: String,
+        /// What is wrong and the way out.
+        problem: String,
+    },
+    /// An example does not fit, even with its whole prompt dropped but for one token.
+    #[error(
+        "example `{example}`: the answer alone has {tokens} tokens and must leave room for one of the prompt in {max_length}; raise the maximum length to at least {}", tokens + 1
+    )]
+    AnswerTooLong {
+        /// The head of the prompt.
+        example: String,
+        /// Tokens of the answer, with the end-of-text token where one is added.
+        tokens: usize,
+        /// The maximum length asked for.
+        max_length: usize,
+    },
+}
+
+fn describe(field: &str) -> String {
+    if field.is_empty() { "row".to_owned() } else { format!("field `{field}`") }
+}
+
+/// Shorthand for results of this crate.
+pub type Result<T> = std::result::Result<T, DataError>;

@@ -1,0 +1,169 @@
+//! One example, and the three splits of a task.
+
+use crate::draw;
+use peftbench_spec::seed::stream;
+use serde::{Deserialize, Serialize};
+
+/// One item of a task, as text.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Example {
+    /// Unique within its split: where the item comes from, e.g. `test.jsonl:12`.
+    pub id: String,
+    /// What the model reads.
+    pub prompt: String,
+    /// What it should say right after the prompt; where there are choices, one of them.
+    pub answer: String,
+    /// The options that are scored, each read right after the prompt; empty for generation.
+    pub choices: Vec<String>,
+    /// All accepted answers, for generation metrics.
+    pub references: Vec<String>,
+}
+
+/// The examples of a task. The test split is scored once, at the end; choices are made on the validation split.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Splits {
+    /// Which data this is, for the record: task, files, or the seed of the invented world.
+    pub dataset_id: String,
+    /// Examples to train on.
+    pub train: Vec<Example>,
+    /// Examples for choices (learning rate, best epoch).
+    pub valid: Vec<Example>,
+    /// Examples for the reported number.
+    pub test: Vec<Example>,
+}
+
+impl Splits {
+    /// BLAKE3 over every field of every example, in order, as 64 hex digits. Equal data have equal hashes, whatever they are called.
+    pub fn hash(&self) -> String {
+        let mut hasher = blake3::Hasher::new_derive_key("peftbench data splits 1");
+        // Lengths go first, so that no two different splits can feed the same bytes.
+        let number = |hasher: &mut blake3::Hasher, n: usize| {
+            hasher.update(&(n as u64).to_le_bytes());
+        };
+        for split in [&self.train, &self.valid, &self.test] {
+            number(&mut hasher, split.len());
+            for example in split {
+                for text in [&example.id, &example.prompt, &example.answer] {
+                    number(&mut hasher, text.len());
+                    hasher.update(text.as_bytes());
+                }
+                for list in [&example.choices, &example.references] {
+                    number(&mut hasher, list.len());
+                    for text in list {
+                        number(&mut hasher, text.len());
+                        hasher.update(text.as_bytes());
+                    }
+                }
+            }
+        }
+        hasher.finalize().to_hex().to_string()
+    }
+
+    /// Keeps at most this many examples of each split; 0 keeps all. The subset is random, fixed (seed 0) and in the original order: the
+    /// head of a file is often one source or one class. The subset of a split depends on its own length and limit only.
+    pub fn limit(&mut self, train: usize, valid: usize, test: usize) {
+        for (split, name, count) in
+            [(&mut self.train, "limit/train", train), (&mut self.valid, "limit/valid", valid), (&mut self.test, "limit/test", test)]
+        {
+            if count == 0 || count >= split.len() {
+                continue;
+            }
+            let chosen = draw::subset(&mut stream(0, name), split.len(), count);
+            *split = chosen.into_iter().map(|index| std::mem::take(&mut split[index])).collect();
+        }
+    }
+}
+
+/// Splits `rows` into what stays and a seeded hold-out of `count` groups' rows or a few more; rows with equal `group` stay together. Both
+/// parts keep the order of the file. The split is fixed: every run of every seed sees the same one.
+pub(crate) fn hold_out<T>(rows: Vec<T>, count: usize, group: impl Fn(usize, &T) -> String) -> (Vec<T>, Vec<T>) {
+    let groups: Vec<String> = rows.iter().enumerate().map(|(index, row)| group(index, row)).collect();
+    let mut order: Vec<&str> = Vec::new();
+    let mut size = std::collections::HashMap::new();
+    for name in &groups {
+        let rows_of = size.entry(name.as_str()).or_insert(0usize);
+        if *rows_of == 0 {
+            order.push(name);
+        }
+        *rows_of += 1;
+    }
+    draw::shuffle(&mut stream(0, "hold-out"), &mut order);
+    let mut held = std::collections::HashSet::new();
+    let mut taken = 0;
+    for name in order {
+        if taken >= count {
+            break;
+        }
+        taken += size[name];
+        held.insert(name.to_owned());
+    }
+    let (mut stay, mut out) = (Vec::with_capacity(rows.len()), Vec::with_capacity(taken));
+    for (row, name) in rows.into_iter().zip(&groups) {
+        if held.contains(name) { out.push(row) } else { stay.push(row) }
+    }
+    (stay, out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn splits(n: usize) -> Splits {
+        let rows = |name: &str| -> Vec<Example> {
+            (0..n).map(|i| Example { id: format!("{name}:{i}"), prompt: format!("p{i}"), ..Example::default() }).collect()
+        };
+        Splits { dataset_id: "x".into(), train: rows("train"), valid: rows("valid"), test: rows("test") }
+    }
+
+    #[test]
+    fn the_hash_sees_every_field_and_the_borders_between_them() {
+        let base = splits(2);
+        let mut seen = vec![base.hash()];
+        let edits: [fn(&mut Splits); 6] = [
+            |s| s.train[0].prompt.push('x'),
+            |s| s.train[0].answer.push('x'),
+            |s| s.valid[1].choices.push(String::new()),
+            |s| s.valid[1].references.push(String::new()),
+            |s| s.test.swap(0, 1),
+            |s| {
+                let moved = s.train.pop().unwrap();
+                s.valid.insert(0, moved);
+            },
+        ];
+        for edit in edits {
+            let mut other = base.clone();
+            edit(&mut other);
+            seen.push(other.hash());
+        }
+        seen.sort();
+        seen.dedup();
+        assert_eq!(seen.len(), 7);
+        let renamed = Splits { dataset_id: "y".into(), ..base.clone() };
+        assert_eq!(renamed.hash(), base.hash());
+    }
+
+    #[test]
+    fn a_limit_takes_a_fixed_random_subset_in_order() {
+        let mut a = splits(100);
+        a.limit(10, 0, 500);
+        assert_eq!((a.train.len(), a.valid.len(), a.test.len()), (10, 100, 100));
+        let index = |e: &Example| e.id.split(':').nth(1).unwrap().parse::<usize>().unwrap();
+        let kept: Vec<usize> = a.train.iter().map(index).collect();
+        assert!(kept.windows(2).all(|w| w[0] < w[1]));
+        assert_ne!(kept, (0..10).collect::<Vec<_>>(), "not the head of the file");
+        let mut b = splits(100);
+        b.limit(10, 3, 3);
+        assert_eq!(a.train, b.train);
+    }
+
+    #[test]
+    fn a_hold_out_keeps_groups_together_and_loses_no_row() {
+        let (stay, out) = hold_out((0..100).collect(), 20, |_, row: &i32| (row / 2).to_string());
+        assert_eq!((stay.len(), out.len()), (80, 20));
+        assert!(out.iter().all(|row| out.contains(&(row ^ 1))));
+        let mut all = [stay.clone(), out.clone()].concat();
+        all.sort_unstable();
+        assert_eq!(all, (0..100).collect::<Vec<_>>());
+        assert!(stay.windows(2).all(|w| w[0] < w[1]) && out.windows(2).all(|w| w[0] < w[1]));
+    }
+}

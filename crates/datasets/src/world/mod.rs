@@ -1,0 +1,180 @@
+//! A small invented world: its words, its facts, a grammar to speak of them, text to pre-train on, and rows for three tasks.
+//!
+//! It is there so that everything runs where no data folder and no checkpoint are at hand. A base model pre-trained on [`corpus`] knows
+//! which words praise and which blame, and what each creature eats, carries and looks like; the tasks ask for that knowledge in formats
+//! the corpus never shows. Nothing about it is real, and a score on it compares with nothing but other scores on it.
+//!
+//! Everything is a function of the seed and the sizes: the same bytes on every platform.
+//!
+//! * [`lexicon`]: the invented words. [`facts`]: four attributes of every creature. [`grammar`]: sentences about facts.
+//! * [`opinion`]: sentences that praise or blame. [`text`]: documents for pre-training.
+//! * `rows`: what the tasks `world/sentiment`, `world/choice` and `world/triples` are made of.
+
+pub mod facts;
+pub mod grammar;
+pub mod lexicon;
+pub mod opinion;
+pub(crate) mod rows;
+pub mod text;
+
+use crate::draw;
+use facts::Facts;
+use lexicon::Lexicon;
+use peftbench_spec::SpecError;
+use peftbench_spec::seed::{Stream, stream};
+use serde::{Deserialize, Serialize};
+
+/// How much there is in a world. The defaults are small enough for a model of a million parameters to learn by heart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct WorldSizes {
+    /// Creatures, each with a food, a home, a colour and a tool.
+    pub creatures: usize,
+    /// Foods, homes, colours and tools there are, of each.
+    pub values: usize,
+    /// Words that praise, and as many that blame.
+    pub opinion_words: usize,
+}
+
+impl Default for WorldSizes {
+    fn default() -> Self {
+        Self { creatures: 100, values: 12, opinion_words: 60 }
+    }
+}
+
+/// The most there may be of any one thing: the syllables make about 20,000 words.
+const MOST: usize = 2000;
+
+impl WorldSizes {
+    /// Checks the bounds: at least 4 values (a question has four options), 4 creatures and 4 opinion words, at most 2,000 of each.
+    pub fn check(&self) -> Result<(), SpecError> {
+        for (name, size) in [("creatures", self.creatures), ("values", self.values), ("opinion_words", self.opinion_words)] {
+            if !(4..=MOST).contains(&size) {
+                return Err(SpecError::at(format!("world_sizes.{name}"), format!("expected 4 to {MOST}, found {size}")));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// One invented world.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct World {
+    /// The seed it grew from.
+    pub seed: u64,
+    /// How much there is in it.
+    pub sizes: WorldSizes,
+    /// Its words.
+    pub lexicon: Lexicon,
+    /// What is true in it.
+    pub facts: Facts,
+}
+
+impl World {
+    /// The world of `seed` with the default sizes.
+    pub fn new(seed: u64) -> Self {
+        Self::with_sizes(seed, WorldSizes::default())
+    }
+
+    /// The world of `seed` with `sizes`, which should have passed [`WorldSizes::check`].
+    pub fn with_sizes(seed: u64, sizes: WorldSizes) -> Self {
+        let lexicon = Lexicon::new(&mut stream(seed, "world/lexicon"), sizes);
+        let facts = Facts::new(&mut stream(seed, "world/facts"), sizes);
+        Self { seed, sizes, lexicon, facts }
+    }
+
+    /// Documents with `sentences` sentences in all (a few more where the last document ends later). `seed` picks the text, not the
+    /// world: with another one the same world is told in other words.
+    pub fn corpus(&self, seed: u64, sentences: usize) -> impl Iterator<Item = String> + Send + use<> {
+        let world = self.clone();
+        let mut draws = stream(seed, "world/corpus");
+        let mut told = 0;
+        std::iter::from_fn(move || {
+            (told < sentences).then(|| {
+                let document = text::document(&world, &mut draws);
+                told += document.len();
+                document.join(" ")
+            })
+        })
+    }
+
+    /// A creature, the first of them more often than the last, as words are in real text.
+    pub(crate) fn draw_creature(&self, draws: &mut Stream) -> usize {
+        draw_by_rank(draws, self.sizes.creatures)
+    }
+}
+
+/// An index below `len` by a flattened Zipf law: weight 1/(rank + len/4), so that the first is five times as likely as the last.
+fn draw_by_rank(draws: &mut Stream, len: usize) -> usize {
+    let shift = len / 4 + 1;
+    let weights: Vec<u32> = (0..len).map(|rank| (1_000_000 / (rank + shift)) as u32).collect();
+    draw::weighted(draws, &weights)
+}
+
+/// Pre-training text of the world of `seed` with the default sizes: short documents with `sentences` sentences in all, in lower-case
+/// ASCII letters, spaces, commas and full stops. It never contains a format of the tasks.
+pub fn corpus(seed: u64, sentences: usize) -> impl Iterator<Item = String> + Send {
+    World::new(seed).corpus(seed, sentences)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_world_and_its_text_are_pinned() {
+        let mut hasher = blake3::Hasher::new();
+        for document in corpus(0, 2000) {
+            hasher.update(document.as_bytes());
+            hasher.update(b"\n");
+        }
+        assert_eq!(hasher.finalize().to_hex()[..16], *PINNED);
+    }
+    /// Changes with every change of words, facts, grammar or draws; bases pre-trained before such a change no longer know the world.
+    const PINNED: &str = "0000000000000000";
+
+    #[test]
+    fn the_corpus_is_plain_text_without_a_task_format() {
+        let mut sentences = 0;
+        for document in corpus(1, 5000) {
+            assert!(document.bytes().all(|b| b.is_ascii_lowercase() || b" ,.".contains(&b)), "{document}");
+            assert!(document.ends_with('.') && !document.contains("  "), "{document}");
+            sentences += document.matches('.').count();
+        }
+        assert!((5000..5010).contains(&sentences), "{sentences}");
+    }
+
+    #[test]
+    fn another_text_seed_tells_the_same_world() {
+        let world = World::new(3);
+        let documents = |seed| world.corpus(seed, 50).collect::<Vec<_>>();
+        assert_eq!(documents(1), documents(1));
+        assert_ne!(documents(1), documents(2));
+        assert_ne!(World::new(3).lexicon, World::new(4).lexicon);
+        assert_ne!(World::new(3).facts, World::new(4).facts);
+    }
+
+    #[test]
+    fn every_fact_and_every_opinion_word_is_told_many_times() {
+        let world = World::new(0);
+        let text: Vec<String> = world.corpus(0, 100_000).collect();
+        for word in world.lexicon.praise.iter().chain(&world.lexicon.blame) {
+            let told = text.iter().filter(|document| document.contains(word.as_str())).count();
+            assert!(told > 50, "{word}: {told}");
+        }
+        for creature in 0..world.sizes.creatures {
+            for attribute in facts::Attribute::ALL {
+                let (name, value) = (&world.lexicon.creatures[creature], world.value(creature, attribute));
+                let told = text.iter().filter(|document| document.contains(name.as_str()) && document.contains(value)).count();
+                assert!(told > 30, "{name} {attribute:?}: {told}");
+            }
+        }
+    }
+
+    #[test]
+    fn sizes_have_bounds() {
+        assert!(WorldSizes::default().check().is_ok());
+        let error = WorldSizes { values: 3, ..WorldSizes::default() }.check().unwrap_err().to_string();
+        assert_eq!(error, "`world_sizes.values`: expected 4 to 2000, found 3");
+    }
+}
