@@ -1,0 +1,195 @@
+//! Merges the runs of a sweep into `tables/*.parquet`.
+//!
+//! Idempotent: the same runs give the same bytes, in whatever order they finished. A fragment that is missing, damaged, of another
+//! schema or behind its events is made again from the events; a run for which that fails is named and left out, the others stand.
+
+use crate::aggregates::{aggregate, item_scores};
+use crate::error::{Result, ResultsError};
+use crate::fragments::{fragment_path, write_fragments};
+use crate::rows::{EvalRow, LayerRow, MemoryRow, ParamRow, PredictionRow, Row, RunRow, Status, StepRow};
+use crate::store::Table;
+use crate::tables::table_path;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+/// What [`collect`] found and wrote.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Collected {
+    /// Runs by status.
+    pub runs: BTreeMap<Status, usize>,
+    /// Configurations with a result.
+    pub configurations: usize,
+    /// Runs whose files could not be read, with the reason. They are in no table.
+    pub damaged: Vec<Damaged>,
+    /// Runs whose tables were made (again) from their events.
+    pub rebuilt: Vec<String>,
+    /// The tables written.
+    pub tables: Vec<PathBuf>,
+}
+
+/// A run left out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Damaged {
+    /// Name of its folder, the run id.
+    pub run_id: String,
+    /// The error.
+    pub problem: String,
+}
+
+impl Collected {
+    /// How many runs have this status.
+    pub fn count(&self, status: Status) -> usize {
+        self.runs.get(&status).copied().unwrap_or(0)
+    }
+}
+
+/// Merges every run under `<sweep_dir>/runs` into `<sweep_dir>/tables`: `runs`, `steps`, `evals`, `memory`, `layers`, `params`,
+/// `predictions` and `aggregates`, each sorted by run id. Failed and unfinished runs are in `runs` with their status and error.
+///
+/// # Errors
+/// There is no folder `runs`, no run in it, or a table cannot be written. A damaged run is no error: see [`Collected::damaged`].
+pub fn collect(sweep_dir: &Path) -> Result<Collected> {
+    let mut collected = Collected::default();
+    let folders = run_folders(sweep_dir)?;
+    let mut merged = Fragments::empty()?;
+    for folder in &folders {
+        let run_id = folder.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        match Fragments::of_run(folder) {
+            Ok((fragments, rebuilt)) => {
+                merged.append(&fragments, folder)?;
+                collected.rebuilt.extend(rebuilt.then_some(run_id));
+            }
+            Err(error) => collected.damaged.push(Damaged { run_id, problem: error.to_string() }),
+        }
+    }
+    if merged.run.height() == 0 && collected.damaged.is_empty() {
+        return Err(ResultsError::NoRuns { path: sweep_dir.to_owned() });
+    }
+    merged.write(sweep_dir, &mut collected)?;
+    Ok(collected)
+}
+
+/// The run folders, by name: those with a manifest.
+fn run_folders(sweep_dir: &Path) -> Result<Vec<PathBuf>> {
+    let runs = sweep_dir.join("runs");
+    let entries = match std::fs::read_dir(&runs) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Err(ResultsError::NoRuns { path: sweep_dir.to_owned() }),
+        other => other.map_err(|e| ResultsError::io("list", &runs, e))?,
+    };
+    let mut folders = Vec::new();
+    for entry in entries {
+        let path = entry.map_err(|e| ResultsError::io("list", &runs, e))?.path();
+        if path.join("manifest.toml").is_file() {
+            folders.push(path);
+        }
+    }
+    folders.sort();
+    Ok(folders)
+}
+
+/// The tables of one run, or of several merged.
+struct Fragments {
+    run: Table,
+    steps: Table,
+    evals: Table,
+    memory: Table,
+    layers: Table,
+    params: Table,
+    predictions: Table,
+}
+
+impl Fragments {
+    fn empty() -> Result<Self> {
+        Ok(Self {
+            run: Table::of::<RunRow>(&[])?,
+            steps: Table::of::<StepRow>(&[])?,
+            evals: Table::of::<EvalRow>(&[])?,
+            memory: Table::of::<MemoryRow>(&[])?,
+            layers: Table::of::<LayerRow>(&[])?,
+            params: Table::of::<ParamRow>(&[])?,
+            predictions: Table::of::<PredictionRow>(&[])?,
+        })
+    }
+
+    /// The fragments of a run, and whether they had to be made again.
+    fn of_run(folder: &Path) -> Result<(Self, bool)> {
+        let kept = Self::read(folder);
+        match kept.and_then(|fragments| fragments.check_current(folder).map(|()| fragments)) {
+            Ok(fragments) => Ok((fragments, false)),
+            Err(_) => {
+                write_fragments(folder)?;
+                Ok((Self::read(folder)?, true))
+            }
+        }
+    }
+
+    fn read(folder: &Path) -> Result<Self> {
+        Ok(Self {
+            run: read_fragment::<RunRow>(folder)?,
+            steps: read_fragment::<StepRow>(folder)?,
+            evals: read_fragment::<EvalRow>(folder)?,
+            memory: read_fragment::<MemoryRow>(folder)?,
+            layers: read_fragment::<LayerRow>(folder)?,
+            params: read_fragment::<ParamRow>(folder)?,
+            predictions: read_fragment::<PredictionRow>(folder)?,
+        })
+    }
+
+    /// Whether the fragments were made from all of the events, and from this folder's run. Where the events were put away to save
+    /// space, the fragments stand alone.
+    fn check_current(&self, folder: &Path) -> Result<()> {
+        let path = fragment_path::<RunRow>(folder);
+        let rows: Vec<RunRow> = self.run.rows(&path)?;
+        let [row] = rows.as_slice() else {
+            return Err(ResultsError::table(&path, format!("expected one row, found {}", rows.len())));
+        };
+        let current = match std::fs::metadata(folder.join("events.jsonl")) {
+            Ok(metadata) => metadata.len() == row.events_bytes,
+            Err(_) => row.events_bytes > 0 || row.status == Status::Planned,
+        };
+        match current {
+            true => Ok(()),
+            false => Err(ResultsError::table(&path, "behind its events")),
+        }
+    }
+
+    fn append(&mut self, other: &Self, folder: &Path) -> Result<()> {
+        self.run.append(&other.run, folder)?;
+        self.steps.append(&other.steps, folder)?;
+        self.evals.append(&other.evals, folder)?;
+        self.memory.append(&other.memory, folder)?;
+        self.layers.append(&other.layers, folder)?;
+        self.params.append(&other.params, folder)?;
+        self.predictions.append(&other.predictions, folder)
+    }
+
+    fn write(&self, sweep_dir: &Path, collected: &mut Collected) -> Result<()> {
+        let mut put = |table: &Table, path: PathBuf| table.write(&path).map(|()| collected.tables.push(path));
+        put(&self.steps, table_path::<StepRow>(sweep_dir))?;
+        put(&self.evals, table_path::<EvalRow>(sweep_dir))?;
+        put(&self.memory, table_path::<MemoryRow>(sweep_dir))?;
+        put(&self.layers, table_path::<LayerRow>(sweep_dir))?;
+        put(&self.params, table_path::<ParamRow>(sweep_dir))?;
+        put(&self.predictions, table_path::<PredictionRow>(sweep_dir))?;
+        let runs_path = table_path::<RunRow>(sweep_dir);
+        let runs: Vec<RunRow> = self.run.rows(&runs_path)?;
+        let predictions: Vec<PredictionRow> = self.predictions.rows(&table_path::<PredictionRow>(sweep_dir))?;
+        let aggregates = aggregate(&runs, &item_scores(&predictions));
+        put(&Table::of(&aggregates)?, table_path::<crate::AggregateRow>(sweep_dir))?;
+        put(&self.run, runs_path)?;
+        collected.configurations = aggregates.len();
+        for run in &runs {
+            *collected.runs.entry(run.status).or_default() += 1;
+        }
+        Ok(())
+    }
+}
+
+fn read_fragment<R: Row>(folder: &Path) -> Result<Table> {
+    let path = fragment_path::<R>(folder);
+    let table = Table::read(&path)?;
+    match table.has_columns_of::<R>() {
+        true => Ok(table),
+        false => Err(ResultsError::table(&path, format!("expected the columns of table `{}`", R::TABLE))),
+    }
+}

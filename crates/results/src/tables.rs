@@ -1,0 +1,94 @@
+//! Typed reading of a sweep's merged tables.
+
+use crate::aggregates::AggregateRow;
+use crate::error::{Result, ResultsError};
+use crate::rows::{EvalRow, LayerRow, MemoryRow, ParamRow, PredictionRow, Row, RunRow, StepRow};
+use crate::store::Table;
+use std::path::{Path, PathBuf};
+
+/// The file of a merged table: `<sweep_dir>/tables/<table>.parquet`.
+pub fn table_path<R: Row>(sweep_dir: &Path) -> PathBuf {
+    sweep_dir.join("tables").join(format!("{}.parquet", R::TABLE))
+}
+
+/// Reads any table of known schema. Columns that an older version did not write take their default.
+///
+/// # Errors
+/// The file is missing, damaged, or of a newer version.
+pub fn read<R: Row>(path: &Path) -> Result<Vec<R>> {
+    Table::read(path)?.rows(path)
+}
+
+fn read_merged<R: Row>(sweep_dir: &Path) -> Result<Vec<R>> {
+    let path = table_path::<R>(sweep_dir);
+    match read(&path) {
+        Err(ResultsError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => {
+            Err(ResultsError::NoRuns { path: sweep_dir.to_owned() })
+        }
+        other => other,
+    }
+}
+
+/// Every run of the sweep, sorted by run id.
+///
+/// # Errors
+/// As [`read`]; a sweep without tables is named as such. The same holds for every function below.
+pub fn read_runs(sweep_dir: &Path) -> Result<Vec<RunRow>> {
+    read_merged(sweep_dir)
+}
+
+/// Every configuration over its seeds.
+///
+/// # Errors
+/// As [`read_runs`].
+pub fn read_aggregates(sweep_dir: &Path) -> Result<Vec<AggregateRow>> {
+    read_merged(sweep_dir)
+}
+
+/// Every optimizer step.
+///
+/// # Errors
+/// As [`read_runs`].
+pub fn read_steps(sweep_dir: &Path) -> Result<Vec<StepRow>> {
+    read_merged(sweep_dir)
+}
+
+/// Every evaluation, a metric a row.
+///
+/// # Errors
+/// As [`read_runs`].
+pub fn read_evals(sweep_dir: &Path) -> Result<Vec<EvalRow>> {
+    read_merged(sweep_dir)
+}
+
+/// Every phase with its memory.
+///
+/// # Errors
+/// As [`read_runs`].
+pub fn read_memory(sweep_dir: &Path) -> Result<Vec<MemoryRow>> {
+    read_merged(sweep_dir)
+}
+
+/// What policies said about layers.
+///
+/// # Errors
+/// As [`read_runs`].
+pub fn read_layers(sweep_dir: &Path) -> Result<Vec<LayerRow>> {
+    read_merged(sweep_dir)
+}
+
+/// Every tensor of every run.
+///
+/// # Errors
+/// As [`read_runs`].
+pub fn read_params(sweep_dir: &Path) -> Result<Vec<ParamRow>> {
+    read_merged(sweep_dir)
+}
+
+/// Every item's outcome.
+///
+/// # Errors
+/// As [`read_runs`].
+pub fn read_predictions(sweep_dir: &Path) -> Result<Vec<PredictionRow>> {
+    read_merged(sweep_dir)
+}

@@ -1,0 +1,144 @@
+//! From events to merged tables, with runs that went wrong in every way a run can.
+
+#[expect(clippy::unwrap_used, reason = "test code")]
+mod synthetic;
+
+use peftbench_results::rows::Status;
+use peftbench_results::statistics::IntervalKind;
+use peftbench_results::{Collected, ResultsError, collect, tables, write_fragments};
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use synthetic::{Size, write_sweep};
+
+struct Sweep {
+    _folder: tempfile::TempDir,
+    path: PathBuf,
+    runs: Vec<PathBuf>,
+}
+
+fn sweep() -> Sweep {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("synthetic");
+    let runs = write_sweep(&path, &Size::SMALL);
+    Sweep { _folder: folder, path, runs }
+}
+
+fn bytes_of_tables(sweep: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    fs::read_dir(sweep.join("tables")).unwrap().map(|e| e.unwrap().path()).map(|p| (p.clone(), fs::read(&p).unwrap())).collect()
+}
+
+#[test]
+fn every_run_is_in_the_tables_with_its_status() {
+    let sweep = sweep();
+    let collected = collect(&sweep.path).unwrap();
+    assert_eq!(collected.damaged, []);
+    assert_eq!(collected.rebuilt.len(), sweep.runs.len());
+    let counts = [Status::Failed, Status::Interrupted, Status::Unfinished, Status::Planned].map(|s| collected.count(s));
+    assert_eq!((counts, collected.count(Status::Done)), ([1; 4], sweep.runs.len() - 4));
+    let runs = tables::read_runs(&sweep.path).unwrap();
+    assert!(runs.is_sorted_by_key(|run| &run.run_id));
+    let failed = runs.iter().find(|run| run.status == Status::Failed).unwrap();
+    assert_eq!(failed.failure_kind.as_deref(), Some("nan_loss"));
+    assert!(failed.failure_message.as_deref().unwrap().contains("at step 6"));
+    assert_eq!((failed.primary_value, failed.total_seconds), (None, None));
+    let done = runs.iter().find(|run| run.status == Status::Done && !run.is_zero_shot()).unwrap();
+    assert_eq!(done.created_at.as_deref(), Some("2026-03-01T08:00:00.25Z"));
+    let parts = done.compute_seconds.unwrap() + done.harness_seconds.unwrap();
+    assert!((parts - done.total_seconds.unwrap()).abs() < 1e-9);
+    assert_eq!(done.primary_higher_is_better, Some(true));
+}
+
+#[test]
+fn a_resumed_run_has_each_step_once() {
+    let sweep = sweep();
+    collect(&sweep.path).unwrap();
+    let runs = tables::read_runs(&sweep.path).unwrap();
+    let steps = tables::read_steps(&sweep.path).unwrap();
+    let resumed = runs.iter().find(|run| run.attempt == 2 && run.status == Status::Done).unwrap();
+    let of_run: Vec<_> = steps.iter().filter(|step| step.run_id == resumed.run_id).map(|step| (step.step, step.attempt)).collect();
+    assert_eq!(of_run, (1..=12).map(|step| (step, if step < 6 { 1 } else { 2 })).collect::<Vec<_>>());
+}
+
+#[test]
+fn collecting_again_gives_the_same_bytes_and_rebuilds_nothing() {
+    let sweep = sweep();
+    collect(&sweep.path).unwrap();
+    let once = bytes_of_tables(&sweep.path);
+    let again = collect(&sweep.path).unwrap();
+    assert_eq!(again.rebuilt, [""; 0]);
+    assert_eq!(once, bytes_of_tables(&sweep.path));
+    // From nothing but the events too.
+    for run in &sweep.runs {
+        for entry in fs::read_dir(run).unwrap() {
+            let path = entry.unwrap().path();
+            if path.extension().is_some_and(|e| e == "parquet") {
+                fs::remove_file(path).unwrap();
+            }
+        }
+    }
+    collect(&sweep.path).unwrap();
+    assert_eq!(once, bytes_of_tables(&sweep.path));
+}
+
+#[test]
+fn a_damaged_fragment_is_made_again_and_a_damaged_run_is_named() {
+    let sweep = sweep();
+    collect(&sweep.path).unwrap();
+    let once = bytes_of_tables(&sweep.path);
+    fs::write(sweep.runs[0].join("steps.parquet"), b"not parquet").unwrap();
+    let whole = fs::read(sweep.runs[1].join("evals.parquet")).unwrap();
+    fs::write(sweep.runs[1].join("evals.parquet"), &whole[..whole.len() / 2]).unwrap();
+    let collected = collect(&sweep.path).unwrap();
+    assert_eq!((collected.rebuilt.len(), collected.damaged.len()), (2, 0));
+    assert_eq!(once, bytes_of_tables(&sweep.path));
+
+    fs::write(sweep.runs[0].join("run.parquet"), b"").unwrap();
+    fs::write(sweep.runs[0].join("events.jsonl"), b"{}\n{}\n").unwrap();
+    let Collected { damaged, runs, .. } = collect(&sweep.path).unwrap();
+    assert_eq!(damaged.len(), 1);
+    assert!(sweep.runs[0].ends_with(&damaged[0].run_id) && damaged[0].problem.contains("events.jsonl:1"), "{damaged:?}");
+    assert_eq!(runs.values().sum::<usize>(), sweep.runs.len() - 1);
+}
+
+#[test]
+fn fragments_behind_their_events_are_made_again() {
+    let sweep = sweep();
+    let killed = &sweep.runs[sweep.runs.len() - 2];
+    write_fragments(killed).unwrap();
+    let mut events = fs::read_to_string(killed.join("events.jsonl")).unwrap();
+    events
+        .push_str("\n{\"event\":\"started\",\"schema_version\":1,\"attempt\":2,\"at\":\"2026-03-02T00:00:00Z\",\"resumed_from_step\":0}\n");
+    events.push_str("{\"event\":\"failed\",\"kind\":\"crash\",\"message\":\"signal 9\"}\n");
+    fs::write(killed.join("events.jsonl"), events).unwrap();
+    collect(&sweep.path).unwrap();
+    let runs = tables::read_runs(&sweep.path).unwrap();
+    let row = runs.iter().find(|run| killed.ends_with(&run.run_id)).unwrap();
+    assert_eq!((row.status, row.attempt, row.failure_kind.as_deref()), (Status::Failed, 2, Some("crash")));
+}
+
+#[test]
+fn aggregates_have_one_row_a_configuration_with_an_interval() {
+    let sweep = sweep();
+    collect(&sweep.path).unwrap();
+    let rows = tables::read_aggregates(&sweep.path).unwrap();
+    // Zero-shot, full, and 2 methods on 2 targets in 2 layer subsets.
+    assert_eq!(rows.len(), 10);
+    for row in &rows {
+        assert_eq!((row.n_seeds, row.seeds.as_str()), (2, "0,1"));
+        let interval = row.interval().unwrap();
+        assert!(interval.low <= row.mean && row.mean <= interval.high, "{row:?}");
+        let kind = if row.is_zero_shot() { IntervalKind::ItemsBootstrap } else { IntervalKind::SeedsT };
+        assert!(row.interval_kind == Some(kind) || row.sd == Some(0.0), "{row:?}");
+        assert!(row.seeds_items_ci95_low.is_some());
+    }
+}
+
+#[test]
+fn folders_without_runs_are_named() {
+    let folder = tempfile::tempdir().unwrap();
+    let error = collect(folder.path()).unwrap_err();
+    assert!(matches!(error, ResultsError::NoRuns { .. }), "{error}");
+    assert!(error.to_string().contains("no runs here"));
+    assert!(matches!(tables::read_runs(folder.path()).unwrap_err(), ResultsError::NoRuns { .. }));
+}
