@@ -1,0 +1,144 @@
+//! The model trait, the table of architectures, and loading.
+
+use crate::cache::Cache;
+use crate::checkpoint::Checkpoint;
+use crate::config::ModelConfig;
+use crate::error::Result;
+use crate::gguf::GgufFile;
+use crate::llama::Llama;
+use crate::mamba::Mamba;
+use crate::pass::Pass;
+use crate::slots::{LinearSlot, SlotMut, Visitor};
+use crate::weights::Weights;
+use peftbench_ops::cross_entropy::label_log_probs;
+use peftbench_ops::{Device, Param, Tape, Tensor, Var};
+use peftbench_spec::{Candidate, suggest};
+use std::path::Path;
+
+/// A causal language model.
+pub trait Model: Send {
+    /// Hugging Face's `model_type`.
+    fn arch(&self) -> &'static str;
+
+    /// Number of layers.
+    fn num_layers(&self) -> usize;
+
+    /// Tokens in the vocabulary.
+    fn vocab_size(&self) -> usize;
+
+    /// Width of the residual stream.
+    fn hidden_size(&self) -> usize;
+
+    /// Token ids [batch, length] to the hidden states behind the last norm, [batch, length, hidden]. Virtual tokens, where a method
+    /// has put some in front, are not in the result. With a cache, `ids` continue what it has seen and it is brought forward;
+    /// a cache and a mask do not go together.
+    fn forward(&self, pass: &Pass<'_>, ids: &Tensor, cache: Option<&mut Cache>) -> Result<Var>;
+
+    /// The matrix [vocabulary, hidden] that turns hidden states into logits; the embedding itself where they are tied.
+    fn head(&self) -> Head<'_>;
+
+    /// Shows every slot to the visitor, in a fixed order.
+    fn visit_slots(&mut self, visitor: &mut Visitor<'_>);
+
+    /// Multiply-adds a token of one forward pass, without the head and what depends on the sequence's length.
+    fn multiply_adds_per_token(&self) -> u64;
+}
+
+/// How hidden states become logits.
+pub enum Head<'a> {
+    /// A layer of its own.
+    Linear(&'a LinearSlot),
+    /// The embedding table.
+    Tied(&'a crate::slots::ParamSlot),
+}
+
+impl dyn Model + '_ {
+    /// Logits of hidden states [rows, hidden] → [rows, vocabulary].
+    pub fn logits(&self, pass: &Pass<'_>, hidden: &Var) -> Result<Var> {
+        Ok(match self.head() {
+            Head::Linear(slot) => slot.forward(pass, hidden)?,
+            Head::Tied(slot) => pass.tape.linear(hidden, &slot.forward(pass)?, None)?,
+        })
+    }
+
+    /// Mean cross-entropy, in nats, of `labels` given the hidden states at `rows` (indices into [batch · length]).
+    pub fn loss(&self, pass: &Pass<'_>, hidden: &Var, rows: &[u32], labels: &[u32]) -> Result<Var> {
+        let selected = pass.tape.select_rows(hidden, rows)?;
+        let (weight, bias) = self.head_vars(pass)?;
+        Ok(pass.tape.cross_entropy(&selected, &weight, bias.as_ref(), labels)?)
+    }
+
+    /// log p(label), in nats, at each of `rows`, in evaluation mode.
+    pub fn log_probs(&self, pass: &Pass<'_>, hidden: &Var, rows: &[u32], labels: &[u32]) -> Result<Vec<f64>> {
+        let selected = pass.tape.select_rows(hidden, rows)?;
+        let (weight, bias) = self.head_vars(pass)?;
+        Ok(label_log_probs(selected.value(), weight.value(), bias.as_ref().map(Var::value), labels)?)
+    }
+
+    fn head_vars(&self, pass: &Pass<'_>) -> Result<(Var, Option<Var>)> {
+        Ok(match self.head() {
+            Head::Linear(slot) => (slot.weight.forward(pass)?, slot.bias.as_ref().map(|bias| bias.forward(pass)).transpose()?),
+            Head::Tied(slot) => (slot.forward(pass)?, None),
+        })
+    }
+
+    /// Everything a target expression may match, in slot order.
+    pub fn candidates(&mut self) -> Vec<Candidate> {
+        let mut all = Vec::new();
+        self.visit_slots(&mut |slot| all.extend(slot.candidates()));
+        all
+    }
+
+    /// Every raw tensor, in slot order.
+    pub fn params(&mut self) -> Vec<Param> {
+        let mut all = Vec::new();
+        self.visit_slots(&mut |slot| {
+            if let SlotMut::Param(slot) = slot {
+                all.push(slot.param.clone());
+            }
+        });
+        all
+    }
+
+    /// Logits [batch, length, vocabulary] of whole sequences, in evaluation mode: for tests and inspection, not for training.
+    pub fn all_logits(&self, ids: &Tensor, mask: Option<&Tensor>) -> Result<Tensor> {
+        let tape = Tape::inference();
+        let pass = Pass::evaluation(&tape).with_mask(mask);
+        let hidden = self.forward(&pass, ids, None)?;
+        Ok(self.logits(&pass, &hidden)?.value().clone())
+    }
+}
+
+/// An architecture: Hugging Face's `model_type` and its constructor.
+pub struct Architecture {
+    /// `model_type`.
+    pub model_type: &'static str,
+    /// One line for listings.
+    pub summary: &'static str,
+    /// Builds the model from its config and a source of tensors.
+    pub build: fn(&ModelConfig, &dyn Weights) -> Result<Box<dyn Model>>,
+}
+
+/// All architectures.
+pub const ARCHITECTURES: &[Architecture] = &[
+    Architecture { model_type: "llama", summary: "LLaMA family: RMSNorm, grouped-query rotary attention, SwiGLU", build: |c, w| Ok(Box::new(Llama::new(c, w)?)) },
+    Architecture { model_type: "mamba", summary: "Mamba-1: gated selective state space", build: |c, w| Ok(Box::new(Mamba::new(c, w)?)) },
+];
+
+/// Builds a model of any architecture.
+pub fn build(config: &ModelConfig, weights: &dyn Weights) -> Result<Box<dyn Model>> {
+    let known = || ARCHITECTURES.iter().map(|a| a.model_type);
+    match ARCHITECTURES.iter().find(|a| a.model_type == config.model_type) {
+        Some(architecture) => (architecture.build)(config, weights),
+        None => Err(config.unsupported(format!("unknown model_type `{}`; {}", config.model_type, suggest::hint(&config.model_type, known().collect::<Vec<_>>())))),
+    }
+}
+
+/// Loads a model from a Hugging Face folder or a `.gguf` file.
+pub fn load(path: &Path, device: &Device) -> Result<Box<dyn Model>> {
+    if path.extension().is_some_and(|extension| extension == "gguf") {
+        let file = GgufFile::open(path, device)?;
+        return build(&file.config()?, &file);
+    }
+    build(&ModelConfig::read(path)?, &Checkpoint::open(path, device)?)
+}

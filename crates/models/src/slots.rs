@@ -1,0 +1,353 @@
+//! The places where a method meets a model.
+//!
+//! Each slot computes its frozen part and then asks what is attached. The traits here are the whole contract: a method implements
+//! one or more of them and attaches boxes of itself; it never sees the model.
+
+use crate::pass::Pass;
+use peftbench_ops::linear::LowRank;
+use peftbench_ops::{Param, Result, Var};
+use peftbench_spec::{Candidate, Role, SlotKind};
+use std::ops::Range;
+
+/// Where a slot is and what it does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SlotInfo {
+    /// Path in the names of the Hugging Face checkpoint: `backbone.layers.3.mixer.in_proj`.
+    pub path: String,
+    /// Layer index; none outside the layers.
+    pub layer: Option<usize>,
+    /// What it computes.
+    pub role: Role,
+}
+
+impl SlotInfo {
+    fn candidate(&self, kind: SlotKind) -> Candidate {
+        Candidate { path: self.path.clone(), part_of: None, layer: self.layer, role: self.role, kind }
+    }
+}
+
+/// A raw tensor: A_log, D, a convolution's weight, a norm's weight, a bias, an embedding.
+pub struct ParamSlot {
+    /// Place and role; the path is the tensor's name.
+    pub info: SlotInfo,
+    /// The tensor.
+    pub param: Param,
+    adapters: Vec<Box<dyn ParamAdapter>>,
+}
+
+/// What may be attached to a raw tensor.
+pub trait ParamAdapter: Send {
+    /// The tensor to use in place of `value`, in its shape.
+    fn transform(&self, pass: &Pass<'_>, value: Var) -> Result<Var>;
+}
+
+impl ParamSlot {
+    /// A slot with nothing attached.
+    pub fn new(info: SlotInfo, param: Param) -> Self {
+        Self { info, param, adapters: Vec::new() }
+    }
+
+    /// The tensor with what is attached.
+    pub fn forward(&self, pass: &Pass<'_>) -> Result<Var> {
+        self.adapters.iter().try_fold(pass.tape.param(&self.param), |value, adapter| adapter.transform(pass, value))
+    }
+
+    /// Attaches `adapter` behind those already there.
+    pub fn attach(&mut self, adapter: Box<dyn ParamAdapter>) {
+        self.adapters.push(adapter);
+    }
+}
+
+/// A weight [out, in] applied to activations, with an optional bias and named row parts.
+pub struct LinearSlot {
+    /// Place and role; the path is the module's name, without `.weight`.
+    pub info: SlotInfo,
+    /// Weight [out, in].
+    pub weight: ParamSlot,
+    /// Bias [out].
+    pub bias: Option<ParamSlot>,
+    /// Named ranges of output rows, in order: `x` and `z` of Mamba's `in_proj`.
+    pub parts: Vec<RowPart>,
+    adapters: Vec<Box<dyn LinearAdapter>>,
+}
+
+/// A named range of a linear layer's output rows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RowPart {
+    /// Name after the layer's: `x` in `in_proj.x`.
+    pub name: &'static str,
+    /// Output rows.
+    pub rows: Range<usize>,
+}
+
+/// What may be attached to a linear layer y = W x + b. Every hook has the identity as its default; they apply in this order.
+pub trait LinearAdapter: Send {
+    /// The input to use in place of x [batch, length, in].
+    fn input(&self, _pass: &Pass<'_>, x: Var) -> Result<Var> {
+        Ok(x)
+    }
+
+    /// The weight to use in place of W [out, in].
+    fn weight(&self, _pass: &Pass<'_>, weight: Var) -> Result<Var> {
+        Ok(weight)
+    }
+
+    /// Low-rank updates of the output, computed together with W x.
+    fn updates(&self, _pass: &Pass<'_>, _x: &Var) -> Result<Vec<LowRank>> {
+        Ok(Vec::new())
+    }
+
+    /// The output to use in place of y [batch, length, out]; x is the layer's input.
+    fn output(&self, _pass: &Pass<'_>, _x: &Var, y: Var) -> Result<Var> {
+        Ok(y)
+    }
+}
+
+impl LinearSlot {
+    /// A slot with nothing attached. `parts` cover the rows in order, or are empty.
+    pub fn new(info: SlotInfo, weight: Param, bias: Option<Param>, parts: Vec<RowPart>) -> Self {
+        let param = |suffix: &str, param| ParamSlot::new(SlotInfo { path: format!("{}.{suffix}", info.path), ..info.clone() }, param);
+        Self { weight: param("weight", weight), bias: bias.map(|bias| param("bias", bias)), info, parts, adapters: Vec::new() }
+    }
+
+    /// [out, in].
+    pub fn dims(&self) -> (usize, usize) {
+        let value = self.weight.param.value();
+        (value.dims()[0], value.dims()[1])
+    }
+
+    /// Attaches `adapter` behind those already there.
+    pub fn attach(&mut self, adapter: Box<dyn LinearAdapter>) {
+        self.adapters.push(adapter);
+    }
+
+    /// x [batch, length, in] → [batch, length, out].
+    pub fn forward(&self, pass: &Pass<'_>, x: &Var) -> Result<Var> {
+        let x = self.adapters.iter().try_fold(x.clone(), |x, adapter| adapter.input(pass, x))?;
+        let weight = self.adapters.iter().try_fold(self.weight.forward(pass)?, |w, adapter| adapter.weight(pass, w))?;
+        let bias = self.bias.as_ref().map(|bias| bias.forward(pass)).transpose()?;
+        let scale = pass.scale_of(self.info.layer);
+        let mut updates = Vec::new();
+        for adapter in &self.adapters {
+            updates.extend(adapter.updates(pass, &x)?.into_iter().map(|update| LowRank { scale: update.scale * scale, ..update }));
+        }
+        let y = pass.tape.low_rank_linear(&x, &weight, bias.as_ref(), &updates)?;
+        self.adapters.iter().try_fold(y, |y, adapter| adapter.output(pass, &x, y))
+    }
+}
+
+/// The output of a mixer, attention or MLP sub-layer.
+pub struct SublayerSlot {
+    /// Place and role.
+    pub info: SlotInfo,
+    adapters: Vec<Box<dyn SublayerAdapter>>,
+}
+
+/// What may be attached to a sub-layer.
+pub trait SublayerAdapter: Send {
+    /// The output to use in place of y; x is the sub-layer's input, both [batch, length, hidden].
+    fn output(&self, pass: &Pass<'_>, x: &Var, y: Var) -> Result<Var>;
+}
+
+impl SublayerSlot {
+    /// A slot with nothing attached.
+    pub fn new(info: SlotInfo) -> Self {
+        Self { info, adapters: Vec::new() }
+    }
+
+    /// The sub-layer's output with what is attached.
+    pub fn forward(&self, pass: &Pass<'_>, x: &Var, y: Var) -> Result<Var> {
+        self.adapters.iter().try_fold(y, |y, adapter| adapter.output(pass, x, y))
+    }
+
+    /// Attaches `adapter` behind those already there.
+    pub fn attach(&mut self, adapter: Box<dyn SublayerAdapter>) {
+        self.adapters.push(adapter);
+    }
+}
+
+/// The embedded input sequence.
+pub struct PromptSlot {
+    /// Place and role.
+    pub info: SlotInfo,
+    /// Width of an embedding.
+    pub hidden: usize,
+    adapter: Option<Box<dyn PromptAdapter>>,
+}
+
+/// Virtual tokens in front of the input.
+pub trait PromptAdapter: Send {
+    /// How many.
+    fn virtual_tokens(&self) -> usize;
+
+    /// Their embeddings, [virtual tokens, hidden].
+    fn embeddings(&self, pass: &Pass<'_>) -> Result<Var>;
+}
+
+impl PromptSlot {
+    /// A slot with nothing attached.
+    pub fn new(info: SlotInfo, hidden: usize) -> Self {
+        Self { info, hidden, adapter: None }
+    }
+
+    /// Virtual tokens in front of every sequence.
+    pub fn virtual_tokens(&self) -> usize {
+        self.adapter.as_ref().map_or(0, |adapter| adapter.virtual_tokens())
+    }
+
+    /// x [batch, length, hidden] with the virtual tokens in front.
+    pub fn forward(&self, pass: &Pass<'_>, x: Var) -> Result<Var> {
+        let Some(adapter) = &self.adapter else { return Ok(x) };
+        let prompt = adapter.embeddings(pass)?;
+        let prompt = pass.tape.broadcast_to(&prompt, &[x.dims()[0], adapter.virtual_tokens(), self.hidden])?;
+        pass.tape.cat(&[&prompt, &x], 1)
+    }
+
+    /// Attaches `adapter` in place of any before.
+    pub fn attach(&mut self, adapter: Box<dyn PromptAdapter>) {
+        self.adapter = Some(adapter);
+    }
+}
+
+/// Keys and values in front of an attention layer's own.
+pub struct PrefixSlot {
+    /// Place and role.
+    pub info: SlotInfo,
+    /// Width of the keys, and of the values: key-value heads · head_dim.
+    pub width: usize,
+    adapter: Option<Box<dyn PrefixAdapter>>,
+}
+
+/// Virtual keys and values.
+pub trait PrefixAdapter: Send {
+    /// Keys and values, each [virtual tokens, width]; keys are used as they are, without rotation.
+    fn keys_values(&self, pass: &Pass<'_>) -> Result<(Var, Var)>;
+}
+
+impl PrefixSlot {
+    /// A slot with nothing attached.
+    pub fn new(info: SlotInfo, width: usize) -> Self {
+        Self { info, width, adapter: None }
+    }
+
+    /// k and v [batch, length, width] with the prefix in front.
+    pub fn forward(&self, pass: &Pass<'_>, k: Var, v: Var) -> Result<(Var, Var)> {
+        let Some(adapter) = &self.adapter else { return Ok((k, v)) };
+        let (prefix_k, prefix_v) = adapter.keys_values(pass)?;
+        let join = |prefix: &Var, own: &Var| {
+            let prefix = pass.tape.broadcast_to(prefix, &[own.dims()[0], prefix.dims()[0], self.width])?;
+            pass.tape.cat(&[&prefix, own], 1)
+        };
+        Ok((join(&prefix_k, &k)?, join(&prefix_v, &v)?))
+    }
+
+    /// Attaches `adapter` in place of any before.
+    pub fn attach(&mut self, adapter: Box<dyn PrefixAdapter>) {
+        self.adapter = Some(adapter);
+    }
+}
+
+/// What an SSM layer starts from.
+pub struct StateSlot {
+    /// Place and role.
+    pub info: SlotInfo,
+    /// Inner width.
+    pub inner: usize,
+    /// States a channel.
+    pub state: usize,
+    /// Inputs of the convolution before the first: its taps less one.
+    pub context: usize,
+    adapter: Option<Box<dyn StateAdapter>>,
+}
+
+/// A learned start of an SSM layer.
+pub trait StateAdapter: Send {
+    /// The state before the first token, [inner, state]; zeros where absent.
+    fn initial_state(&self, _pass: &Pass<'_>) -> Result<Option<Var>> {
+        Ok(None)
+    }
+
+    /// The convolution's inputs before the first token, [context, inner]; zeros where absent.
+    fn conv_context(&self, _pass: &Pass<'_>) -> Result<Option<Var>> {
+        Ok(None)
+    }
+}
+
+impl StateSlot {
+    /// A slot with nothing attached.
+    pub fn new(info: SlotInfo, inner: usize, state: usize, context: usize) -> Self {
+        Self { info, inner, state, context, adapter: None }
+    }
+
+    /// Initial state [batch, inner, state] and convolution context [batch, context, inner], where something is attached.
+    pub fn forward(&self, pass: &Pass<'_>, batch: usize) -> Result<(Option<Var>, Option<Var>)> {
+        let Some(adapter) = &self.adapter else { return Ok((None, None)) };
+        let stretch = |value: Option<Var>, dims: [usize; 3]| value.map(|value| pass.tape.broadcast_to(&value, &dims)).transpose();
+        let state = stretch(adapter.initial_state(pass)?, [batch, self.inner, self.state])?;
+        Ok((state, stretch(adapter.conv_context(pass)?, [batch, self.context, self.inner])?))
+    }
+
+    /// Attaches `adapter` in place of any before.
+    pub fn attach(&mut self, adapter: Box<dyn StateAdapter>) {
+        self.adapter = Some(adapter);
+    }
+}
+
+/// A slot of any kind, lent to a visitor.
+pub enum SlotMut<'a> {
+    /// See [`LinearSlot`]. Its weight and bias follow as [`SlotMut::Param`].
+    Linear(&'a mut LinearSlot),
+    /// See [`ParamSlot`].
+    Param(&'a mut ParamSlot),
+    /// See [`SublayerSlot`].
+    Sublayer(&'a mut SublayerSlot),
+    /// See [`PromptSlot`].
+    Prompt(&'a mut PromptSlot),
+    /// See [`PrefixSlot`].
+    Prefix(&'a mut PrefixSlot),
+    /// See [`StateSlot`].
+    State(&'a mut StateSlot),
+}
+
+impl SlotMut<'_> {
+    /// Place and role.
+    pub fn info(&self) -> &SlotInfo {
+        match self {
+            Self::Linear(slot) => &slot.info,
+            Self::Param(slot) => &slot.info,
+            Self::Sublayer(slot) => &slot.info,
+            Self::Prompt(slot) => &slot.info,
+            Self::Prefix(slot) => &slot.info,
+            Self::State(slot) => &slot.info,
+        }
+    }
+
+    /// What a target expression may match here: the slot, and its row parts.
+    pub fn candidates(&self) -> Vec<Candidate> {
+        let kind = match self {
+            Self::Linear(_) => SlotKind::Linear,
+            Self::Param(_) => SlotKind::Param,
+            Self::Sublayer(_) => SlotKind::Sublayer,
+            Self::Prompt(_) => SlotKind::Prompt,
+            Self::Prefix(_) => SlotKind::Prefix,
+            Self::State(_) => SlotKind::State,
+        };
+        let whole = self.info().candidate(kind);
+        let parts: &[RowPart] = if let Self::Linear(slot) = self { &slot.parts } else { &[] };
+        let part = |part: &RowPart| Candidate { path: format!("{}.{}", whole.path, part.name), part_of: Some(whole.path.clone()), ..whole.clone() };
+        let parts: Vec<Candidate> = parts.iter().map(part).collect();
+        std::iter::once(whole).chain(parts).collect()
+    }
+}
+
+/// A visitor of slots.
+pub type Visitor<'a> = dyn FnMut(SlotMut<'_>) + 'a;
+
+/// Visits a linear slot, then its tensors.
+pub(crate) fn visit_linear(slot: &mut LinearSlot, visitor: &mut Visitor<'_>) {
+    visitor(SlotMut::Linear(slot));
+    visitor(SlotMut::Param(&mut slot.weight));
+    if let Some(bias) = &mut slot.bias {
+        visitor(SlotMut::Param(bias));
+    }
+}

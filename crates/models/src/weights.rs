@@ -1,0 +1,92 @@
+//! Where a model's tensors come from, behind one trait; and the initialisation of a model that starts from nothing.
+
+use crate::error::{ModelError, Result};
+use peftbench_ops::{Device, Param, Tensor};
+use peftbench_spec::seed;
+use peftbench_spec::suggest;
+use rand::RngExt;
+use rand_distr::{Distribution, StandardNormal};
+
+/// A source of tensors by Hugging Face name.
+pub trait Weights {
+    /// The tensor `name` of shape `dims`, in f32. `init` says how a model without a checkpoint begins.
+    fn tensor(&self, name: &str, dims: &[usize], init: Init) -> Result<Tensor>;
+
+    /// Whether the source has `name`.
+    fn contains(&self, name: &str) -> bool;
+}
+
+/// The initial distribution of a tensor.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Init {
+    /// Normal with mean 0 and this standard deviation.
+    Normal(f64),
+    /// Uniform between ± this.
+    Uniform(f64),
+    /// All equal.
+    Constant(f64),
+    /// ln 1, ln 2, … ln state in every row: A = −(1, 2, …), Mamba's S4D-real.
+    ALog,
+    /// The inverse softplus of a step log-uniform between these: Mamba's `dt_proj.bias`.
+    TimeStep(f64, f64),
+}
+
+/// Reads a tensor as a frozen parameter.
+pub(crate) fn param(weights: &dyn Weights, name: &str, dims: &[usize], init: Init) -> Result<Param> {
+    Ok(Param::frozen(name, weights.tensor(name, dims, init)?))
+}
+
+/// The error for a tensor that is not there.
+pub(crate) fn missing<'a>(origin: &str, name: &str, present: impl IntoIterator<Item = &'a str>) -> ModelError {
+    let nearest = suggest::nearest(name, present).map_or_else(|| "none".to_owned(), |near| format!("`{near}`"));
+    ModelError::MissingTensor { origin: origin.to_owned(), name: name.to_owned(), nearest }
+}
+
+/// Fresh weights from a seed: each tensor has a stream of its own name, so that no tensor depends on the order of construction.
+pub struct Fresh {
+    /// Seed of the initialisation.
+    pub seed: u64,
+}
+
+impl Weights for Fresh {
+    fn tensor(&self, name: &str, dims: &[usize], init: Init) -> Result<Tensor> {
+        let mut rng = seed::stream(self.seed, &format!("init/{name}"));
+        let count: usize = dims.iter().product();
+        let columns = dims.last().copied().unwrap_or(1);
+        let mut draw = |i: usize| -> f64 {
+            match init {
+                Init::Normal(deviation) => {
+                    let z: f64 = StandardNormal.sample(&mut rng);
+                    deviation * z
+                }
+                Init::Uniform(bound) => bound * (2.0 * rng.random::<f64>() - 1.0),
+                Init::Constant(value) => value,
+                Init::ALog => ((i % columns + 1) as f64).ln(),
+                Init::TimeStep(low, high) => {
+                    let step = (low.ln() + rng.random::<f64>() * (high.ln() - low.ln())).exp();
+                    step.exp_m1().ln()
+                }
+            }
+        };
+        let values: Vec<f32> = (0..count).map(|i| draw(i) as f32).collect();
+        Ok(Tensor::from_vec(values, dims, &Device::Cpu)?)
+    }
+
+    fn contains(&self, _name: &str) -> bool {
+        false
+    }
+}
+
+/// Weights of the right shapes and no content, for counting parameters and estimating memory without a checkpoint.
+pub struct Shapes;
+
+impl Weights for Shapes {
+    fn tensor(&self, _name: &str, dims: &[usize], _init: Init) -> Result<Tensor> {
+        // One zero, seen from every position: a model of any size costs nothing.
+        Ok(Tensor::zeros(1, peftbench_ops::DType::F32, &Device::Cpu)?.broadcast_as(dims)?)
+    }
+
+    fn contains(&self, _name: &str) -> bool {
+        false
+    }
+}

@@ -1,0 +1,121 @@
+//! Logits, hidden loss, the gradient of every parameter and greedy decoding against Hugging Face transformers.
+//!
+//! The cases lie in `tests/fixtures/parity`; `PEFTBENCH_PARITY` names another folder of the same form (see its README for how the
+//! files were made).
+
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+use peftbench_models::checkpoint::Checkpoint;
+use peftbench_models::decoding::{DecodeLimits, greedy};
+use peftbench_models::{Model, Pass, load};
+use peftbench_ops::{DType, Device, Tape, Tensor};
+use std::path::{Path, PathBuf};
+
+/// Architectures of the fixtures that a later release brings; everything else in the folder must pass.
+const NOT_YET: [&str; 8] = ["falcon_mamba", "mamba2", "qwen2", "gptj", "bloom", "gpt2", "opt", "jamba"];
+
+fn cases() -> Vec<PathBuf> {
+    let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/parity");
+    let folder = std::env::var_os("PEFTBENCH_PARITY").map_or(own, PathBuf::from);
+    let mut cases: Vec<PathBuf> = std::fs::read_dir(&folder).unwrap().map(|e| e.unwrap().path()).collect();
+    let name = |path: &PathBuf| path.file_name().unwrap().to_string_lossy().into_owned();
+    cases.retain(|path| path.is_dir() && !name(path).contains("__") && !NOT_YET.contains(&name(path).as_str()));
+    cases.sort();
+    assert!(cases.len() >= 4, "expected the four base cases in {}", folder.display());
+    cases
+}
+
+struct Case {
+    folder: PathBuf,
+    model: Box<dyn Model>,
+    io: Checkpoint,
+    ids: Tensor,
+}
+
+impl Case {
+    fn open(folder: &Path) -> Self {
+        let model = load(folder, &Device::Cpu).unwrap();
+        let io = Checkpoint::open_files(&[folder.join("io.safetensors")], "io".into(), &Device::Cpu).unwrap();
+        let ids = integers(&folder.join("io.safetensors"), "input_ids");
+        Self { folder: folder.to_owned(), model, io, ids: ids.to_dtype(DType::U32).unwrap() }
+    }
+
+    fn name(&self) -> String {
+        self.folder.file_name().unwrap().to_string_lossy().into_owned()
+    }
+}
+
+/// An i64 tensor of a safetensors file.
+fn integers(file: &Path, name: &str) -> Tensor {
+    peftbench_ops::safetensors::load(file, &Device::Cpu).unwrap()[name].clone()
+}
+
+fn assert_close(what: &str, found: &Tensor, expected: &Tensor) {
+    assert_eq!(found.dims(), expected.dims(), "{what}");
+    let pairs = found.flatten_all().unwrap().to_vec1::<f32>().unwrap().into_iter().zip(expected.flatten_all().unwrap().to_vec1::<f32>().unwrap());
+    for (i, (a, b)) in pairs.enumerate() {
+        assert!((a - b).abs() <= 2e-5 + 1e-4 * b.abs(), "{what}[{i}]: {a}, Hugging Face has {b}");
+    }
+}
+
+#[test]
+fn logits_agree_with_and_without_a_mask() {
+    for folder in cases() {
+        let case = Case::open(&folder);
+        assert_close(&format!("{} logits", case.name()), &case.model.all_logits(&case.ids, None).unwrap(), &case.io.read("logits").unwrap());
+        let mask = integers(&folder.join("io.safetensors"), "attention_mask").to_dtype(DType::U8).unwrap();
+        let masked = case.model.all_logits(&case.ids, Some(&mask)).unwrap();
+        let expected = case.io.read("logits_masked").unwrap();
+        // What stands at a padding position is nobody's business; Hugging Face's attention leaves noise there.
+        let keep = mask.to_dtype(DType::F32).unwrap().unsqueeze(2).unwrap();
+        let on_kept = |t: &Tensor| t.broadcast_mul(&keep).unwrap();
+        assert_close(&format!("{} masked logits", case.name()), &on_kept(&masked), &on_kept(&expected));
+    }
+}
+
+#[test]
+fn loss_and_the_gradient_of_every_parameter_agree() {
+    for folder in cases() {
+        let mut case = Case::open(&folder);
+        let labels = integers(&folder.join("io.safetensors"), "labels").to_vec2::<i64>().unwrap();
+        let length = labels[0].len();
+        let (mut rows, mut targets) = (Vec::new(), Vec::new());
+        for (b, row) in labels.iter().enumerate() {
+            for t in 1..length {
+                if row[t] >= 0 {
+                    rows.push((b * length + t - 1) as u32);
+                    targets.push(row[t] as u32);
+                }
+            }
+        }
+        let params = case.model.params();
+        params.iter().for_each(|p| p.set_trainable(true));
+        let tape = Tape::new();
+        let pass = Pass::evaluation(&tape);
+        let hidden = case.model.forward(&pass, &case.ids, None).unwrap();
+        let loss = case.model.loss(&pass, &hidden, &rows, &targets).unwrap();
+        let meta: serde_json::Value = serde_json::from_str(&std::fs::read_to_string(folder.join("meta.json")).unwrap()).unwrap();
+        let found = f64::from(loss.value().to_scalar::<f32>().unwrap());
+        assert!((found - meta["loss"].as_f64().unwrap()).abs() < 1e-5, "{} loss {found}", case.name());
+        let grads = tape.backward(&loss).unwrap();
+        assert_eq!(grads.len(), params.len(), "{}: every parameter has a gradient", case.name());
+        let expected = Checkpoint::open_files(&[folder.join("grads.safetensors")], "grads".into(), &Device::Cpu).unwrap();
+        for param in &params {
+            assert_close(&format!("{} gradient of {}", case.name(), param.name()), grads.get(param).unwrap(), &expected.read(param.name()).unwrap());
+        }
+        assert_eq!(expected.names().count(), params.len());
+    }
+}
+
+#[test]
+fn decoding_with_the_cache_gives_hugging_faces_tokens() {
+    for folder in cases() {
+        let case = Case::open(&folder);
+        let expected = integers(&folder.join("io.safetensors"), "greedy_ids").to_vec2::<i64>().unwrap();
+        let prompts: Vec<Vec<u32>> = expected.iter().map(|row| row[..5].iter().map(|&id| id as u32).collect()).collect();
+        let found = greedy(&*case.model, &prompts, DecodeLimits { max_new_tokens: 8, eos: None }).unwrap();
+        for (found, expected) in found.iter().zip(&expected) {
+            assert_eq!(found.iter().map(|&id| i64::from(id)).collect::<Vec<_>>(), expected[5..], "{}", case.name());
+        }
+    }
+}
