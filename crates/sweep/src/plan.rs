@@ -1,0 +1,390 @@
+//! From cells to runs: resolved, named by their hash, and set against what the store already holds.
+
+use crate::error::{PlanError, StoreError};
+use crate::expand::{self, plain};
+use crate::state::{State, Status};
+use crate::store::Store;
+use peftbench_spec::canonical::canonical_json;
+use peftbench_spec::event::FailureKind;
+use peftbench_spec::manifest::Inputs;
+use peftbench_spec::{Component, RunId, RunSpec, SpecError, SweepSpec};
+use serde::Serialize;
+use std::collections::HashMap;
+
+/// What the plan must ask of the crates that know models, tasks and methods.
+pub trait Resolver {
+    /// The run with every default filled in and every name and option checked. A field that the method does not use takes its default,
+    /// so that cells which differ only there become one run. Errors name the run's field, e.g. `method[0].r`.
+    fn resolve(&self, spec: &RunSpec) -> Result<RunSpec, SpecError>;
+
+    /// What a resolved run will take. Errors are those of a run that cannot be: a target that matches nothing, a layer out of range.
+    fn estimate(&self, spec: &RunSpec) -> Result<Estimate, SpecError>;
+
+    /// Hashes of the inputs as they are now; none where they are not at hand.
+    fn fingerprint(&self, spec: &RunSpec) -> Option<Inputs>;
+}
+
+/// What a run will take, as far as is known before it runs.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct Estimate {
+    /// Scalars of the model with its adapters.
+    pub total_params: Option<u64>,
+    /// Scalars that train.
+    pub trainable_params: Option<u64>,
+    /// Highest live bytes.
+    pub memory_bytes: Option<u64>,
+    /// Wall time from start to end.
+    pub seconds: Option<f64>,
+}
+
+/// The runs of a sweep.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Plan {
+    /// Name of the sweep.
+    pub sweep: String,
+    /// Distinct runs, in the order of their first cells.
+    pub runs: Vec<PlannedRun>,
+    /// Cells of the grid; more than runs where several cells come to the same.
+    pub cells: usize,
+    /// Runs in the store that are no longer in the plan; they stay there.
+    pub stale: Vec<RunId>,
+    /// What is not wrong but most likely not meant.
+    pub warnings: Vec<String>,
+}
+
+/// One run of a plan.
+#[derive(Debug, Clone, PartialEq)]
+pub struct PlannedRun {
+    /// Hash of `spec`.
+    pub id: RunId,
+    /// The resolved run.
+    pub spec: RunSpec,
+    /// What sets its first cell apart: dotted field and value.
+    pub axes: Vec<(String, String)>,
+    /// Where it stands in the store.
+    pub status: PlanStatus,
+    /// Whether its model, tokenizer or dataset is no longer what an earlier attempt recorded. Such an attempt cannot go on: the run starts
+    /// afresh.
+    pub inputs_changed: bool,
+    /// What it will take.
+    pub estimate: Estimate,
+}
+
+/// Where a planned run stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum PlanStatus {
+    /// Never begun.
+    New,
+    /// Finished.
+    Done,
+    /// Begun, and resumable from the checkpoint at this optimizer step.
+    Interrupted(u64),
+    /// The last attempt failed.
+    Failed(FailureKind),
+    /// A process works on it now.
+    Running,
+    /// Finished, with a model or a dataset that has changed since.
+    Changed,
+}
+
+impl PlanStatus {
+    /// The name in tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::New => "new",
+            Self::Done => "done",
+            Self::Interrupted(_) => "interrupted",
+            Self::Failed(_) => "failed",
+            Self::Running => "running",
+            Self::Changed => "changed",
+        }
+    }
+}
+
+impl std::fmt::Display for PlanStatus {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Interrupted(step) => f.pad(&format!("interrupted at step {step}")),
+            Self::Failed(kind) => f.pad(&format!("failed ({})", kind.name())),
+            other => f.pad(other.name()),
+        }
+    }
+}
+
+/// Which runs, beyond those never finished, are to run.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Selection {
+    /// Also runs whose last attempt failed.
+    pub failed: bool,
+    /// Also finished runs whose inputs have changed since; their results are replaced.
+    pub changed: bool,
+}
+
+impl Selection {
+    /// Whether `run` is to run.
+    pub fn takes(self, run: &PlannedRun) -> bool {
+        match run.status {
+            // A run that is running although its sweep is ours belongs to a supervisor that died; it is waited for, then taken up.
+            PlanStatus::New | PlanStatus::Interrupted(_) | PlanStatus::Running => true,
+            PlanStatus::Failed(_) => self.failed,
+            PlanStatus::Changed => self.changed,
+            PlanStatus::Done => false,
+        }
+    }
+}
+
+/// One row of `plan.parquet`.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct PlanRow {
+    /// 16 hex digits.
+    pub run_id: String,
+    /// `new`, `done`, `interrupted`, `failed`, `running` or `changed`, when the plan was made.
+    pub status: String,
+    /// The base model's name.
+    pub model: String,
+    /// The task's name.
+    pub task: String,
+    /// The methods with their rank, e.g. `sdt + lora r=8`.
+    pub method: String,
+    /// The target expression.
+    pub targets: String,
+    /// The layer selection.
+    pub layers: String,
+    /// The layer policy's name.
+    pub policy: String,
+    /// The seed.
+    pub seed: u64,
+    /// The peak learning rate.
+    pub lr: f64,
+    /// Estimated scalars of the model with its adapters.
+    pub total_params: Option<u64>,
+    /// Estimated scalars that train.
+    pub trainable_params: Option<u64>,
+    /// Estimated highest live bytes.
+    pub memory_bytes: Option<u64>,
+    /// Estimated wall time.
+    pub seconds: Option<f64>,
+    /// The resolved run as canonical JSON: what `run_id` is the hash of.
+    pub spec: String,
+}
+
+/// Plans `sweep`: expands it, resolves every cell, merges cells that come to the same run, and looks up where each run stands.
+pub fn plan(sweep: &SweepSpec, store: &Store, resolver: &dyn Resolver) -> Result<Plan, PlanError> {
+    let expansion = expand::expansion(sweep)?;
+    let mut runs: Vec<PlannedRun> = Vec::new();
+    let mut seen: HashMap<RunId, usize> = HashMap::new();
+    for cell in &expansion.cells {
+        let resolved = resolver.resolve(&cell.spec).map_err(|error| cell.blame(sweep, error))?;
+        let id = RunId::of(&resolved)?;
+        if seen.contains_key(&id) {
+            continue;
+        }
+        let estimate = resolver.estimate(&resolved).map_err(|error| cell.blame(sweep, error))?;
+        let (status, inputs_changed) = standing(store, &id, &resolved, resolver)?;
+        let axes = cell.choices.iter().map(|choice| (choice.field.clone(), plain(&choice.value))).collect();
+        seen.insert(id.clone(), runs.len());
+        runs.push(PlannedRun { id, spec: resolved, axes, status, inputs_changed, estimate });
+    }
+    let stale = store.runs()?.into_iter().filter(|id| !seen.contains_key(id)).collect();
+    let warn = |i: &usize| {
+        let conditions = sweep.exclude[*i].iter().map(|(field, value)| format!("{field} = {}", plain(value)));
+        format!("{}: `exclude[{i}]` leaves out no cell: {}", sweep.file.display(), conditions.collect::<Vec<_>>().join(", "))
+    };
+    let warnings = expansion.idle_excludes.iter().map(warn).collect();
+    Ok(Plan { sweep: sweep.name.clone(), runs, cells: expansion.cells.len(), stale, warnings })
+}
+
+/// Where a run stands, and whether its inputs have changed since.
+fn standing(store: &Store, id: &RunId, spec: &RunSpec, resolver: &dyn Resolver) -> Result<(PlanStatus, bool), StoreError> {
+    let status = stored_status(store, id, store.state(id)?.as_ref())?;
+    if matches!(status, PlanStatus::New | PlanStatus::Running) {
+        return Ok((status, false));
+    }
+    let recorded = store.manifest(id)?.map(|manifest| manifest.inputs).unwrap_or_default();
+    let changed = recorded != Inputs::default() && resolver.fingerprint(spec).is_some_and(|now| differ(&recorded, &now));
+    match status {
+        PlanStatus::Done if changed => Ok((PlanStatus::Changed, true)),
+        status => Ok((status, changed)),
+    }
+}
+
+/// Where a run stands by what the store says of it.
+pub(crate) fn stored_status(store: &Store, id: &RunId, state: Option<&State>) -> Result<PlanStatus, StoreError> {
+    Ok(match state {
+        None => PlanStatus::New,
+        Some(state) => match (state.status, &state.failure) {
+            (Status::Planned, _) => PlanStatus::New,
+            (Status::Running, _) if state.is_alive() => PlanStatus::Running,
+            (Status::Done, _) if store.is_done(id)? => PlanStatus::Done,
+            (Status::Failed, failure) => PlanStatus::Failed(failure.as_ref().map_or(FailureKind::Crash, |failure| failure.kind)),
+            _ => PlanStatus::Interrupted(state.step),
+        },
+    })
+}
+
+/// Whether a hash that both know is not the same.
+fn differ(recorded: &Inputs, now: &Inputs) -> bool {
+    let pairs = [(&recorded.model, &now.model), (&recorded.tokenizer, &now.tokenizer), (&recorded.dataset, &now.dataset)];
+    pairs.iter().any(|(recorded, now)| matches!((recorded, now), (Some(recorded), Some(now)) if recorded != now))
+}
+
+impl Plan {
+    /// The rows of `plan.parquet`, in the plan's order.
+    pub fn rows(&self) -> Result<Vec<PlanRow>, SpecError> {
+        self.runs.iter().map(PlannedRun::row).collect()
+    }
+
+    /// The runs that `selection` takes, in the plan's order.
+    pub fn to_run(&self, selection: Selection) -> Vec<&PlannedRun> {
+        self.runs.iter().filter(|run| selection.takes(run)).collect()
+    }
+}
+
+impl PlannedRun {
+    fn row(&self) -> Result<PlanRow, SpecError> {
+        Ok(PlanRow {
+            run_id: self.id.to_string(),
+            status: self.status.name().to_owned(),
+            model: self.spec.model.name.clone(),
+            task: self.spec.task.name.clone(),
+            method: self.spec.method_label(),
+            targets: self.spec.targets.label(),
+            layers: self.spec.layers.to_string(),
+            policy: self.spec.policy.name.clone(),
+            seed: self.spec.seed,
+            lr: self.spec.train.lr,
+            total_params: self.estimate.total_params,
+            trainable_params: self.estimate.trainable_params,
+            memory_bytes: self.estimate.memory_bytes,
+            seconds: self.estimate.seconds,
+            spec: canonical_json(&self.spec)?,
+        })
+    }
+
+    /// The run on one line: `tiny-mamba · world/sentiment · lora r=8 · seed 0`.
+    pub fn label(&self) -> String {
+        label(&self.spec)
+    }
+}
+
+/// A run on one line: model, task, method, what of targets, layers and policy is not the default, and the seed.
+pub fn label(spec: &RunSpec) -> String {
+    let mut parts = vec![spec.model.name.clone(), spec.task.name.clone(), spec.method_label()];
+    if !spec.targets.is_default() {
+        parts.push(spec.targets.label());
+    }
+    if spec.layers != Default::default() {
+        parts.push(format!("layers {}", spec.layers));
+    }
+    if !is_static(&spec.policy) {
+        parts.push(spec.policy.name.clone());
+    }
+    parts.push(format!("seed {}", spec.seed));
+    parts.join(" · ")
+}
+
+/// Whether a policy trains all attached layers at every step.
+pub(crate) fn is_static(policy: &Component) -> bool {
+    policy.name == "static"
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::process::ProcessMark;
+    use crate::state::Failure;
+    use crate::testing::{TestResolver, append_event, finished, run_spec, store, sweep_spec};
+    use peftbench_spec::Manifest;
+
+    fn one_run(store: &Store, resolver: &TestResolver) -> PlannedRun {
+        plan(&sweep_spec("seeds = [0]"), store, resolver).unwrap().runs.remove(0)
+    }
+
+    #[test]
+    fn cells_that_come_to_the_same_are_one_run() {
+        let (_root, store) = store();
+        let sweep = sweep_spec("seeds = [0, 1]\n[axes]\nmethod = [\"full\", \"none\"]\ntrain.lr = [1e-3, 1e-2]");
+        let plan = plan(&sweep, &store, &TestResolver::default()).unwrap();
+        let labels: Vec<_> =
+            plan.runs.iter().map(|run| format!("{} {} {}", run.spec.method_label(), run.spec.train.lr, run.spec.seed)).collect();
+        assert_eq!(labels, ["full 0.001 0", "full 0.001 1", "full 0.01 0", "full 0.01 1", "none 0.001 0", "none 0.001 1"]);
+        assert_eq!(plan.cells, 8);
+        assert_eq!(plan.runs[2].axes, [("method", "full"), ("train.lr", "0.01"), ("seed", "0")].map(|(a, b)| (a.to_owned(), b.to_owned())));
+    }
+
+    #[test]
+    fn an_error_of_the_resolver_names_line_and_cell() {
+        let (_root, store) = store();
+        let sweep = sweep_spec("seeds = [0]\n[axes]\nmethod = [\n\"full\",\n\"lroa\"]");
+        let message = plan(&sweep, &store, &TestResolver::default()).unwrap_err().to_string();
+        assert_eq!(message, "s.toml:7: `axes.method[1].type`: no method is called `lroa` (in the cell method = lroa, seed = 0)");
+    }
+
+    #[test]
+    fn every_state_of_the_store_has_its_status() {
+        let (_root, store) = store();
+        let resolver = TestResolver::default();
+        let id = one_run(&store, &resolver).id;
+        let status = || one_run(&store, &resolver).status;
+        assert_eq!(status(), PlanStatus::New);
+        let running = State { step: 40, ..State::planned().next_attempt() };
+        let write = |state: &State| store.write_state(&id, state).unwrap();
+        write(&State { process: Some(ProcessMark::of(std::process::id())), ..running.clone() });
+        assert_eq!(status(), PlanStatus::Running);
+        // No system hands out this number: Linux stops at 2^22.
+        write(&State { process: Some(ProcessMark { pid: u32::MAX - 1, started: None }), ..running.clone() });
+        assert_eq!(status(), PlanStatus::Interrupted(40), "its process is dead");
+        write(&running);
+        assert_eq!(status(), PlanStatus::Interrupted(40), "killed before it had a process");
+        write(&running.ended(Status::Done, None));
+        assert_eq!(status(), PlanStatus::Interrupted(40), "it says done, but no event does");
+        append_event(&store, &id, &finished());
+        assert_eq!(status(), PlanStatus::Done);
+        let failure = Failure { kind: FailureKind::NanLoss, message: "loss is NaN".into() };
+        write(&running.ended(Status::Failed, Some(failure)));
+        assert_eq!(status(), PlanStatus::Failed(FailureKind::NanLoss));
+    }
+
+    #[test]
+    fn changed_inputs_are_seen_and_unknown_ones_are_not_held_against_a_run() {
+        let (_root, store) = store();
+        let with = |hash: Option<&str>| TestResolver { dataset: hash.map(str::to_owned) };
+        let run = one_run(&store, &with(None));
+        let mut manifest = Manifest::new("s", run.spec.clone()).unwrap();
+        manifest.inputs = Inputs { dataset: Some("aa".into()), model: Some("bb".into()), tokenizer: None };
+        store.write_manifest(&manifest).unwrap();
+        append_event(&store, &run.id, &finished());
+        let standing = |hash| {
+            let run = one_run(&store, &with(hash));
+            (run.status, run.inputs_changed)
+        };
+        store.write_state(&run.id, &State::planned().next_attempt().ended(Status::Done, None)).unwrap();
+        assert_eq!(standing(None), (PlanStatus::Done, false));
+        assert_eq!(standing(Some("aa")), (PlanStatus::Done, false));
+        assert_eq!(standing(Some("cc")), (PlanStatus::Changed, true));
+        store.write_state(&run.id, &State::planned().next_attempt().ended(Status::Interrupted, None)).unwrap();
+        assert_eq!(standing(Some("cc")), (PlanStatus::Interrupted(0), true));
+    }
+
+    #[test]
+    fn runs_no_longer_in_the_plan_and_idle_exclusions_are_told() {
+        let (_root, store) = store();
+        let other = RunId::of(&run_spec(9)).unwrap();
+        store.write_state(&other, &State::planned()).unwrap();
+        std::fs::create_dir(store.folder().join("runs/not-a-run")).unwrap();
+        let sweep = sweep_spec("[[exclude]]\nmatch = { model = \"x\" }");
+        let plan = plan(&sweep, &store, &TestResolver::default()).unwrap();
+        assert_eq!(plan.stale, [other]);
+        assert_eq!(plan.warnings, ["s.toml: `exclude[0]` leaves out no cell: model = x"]);
+    }
+
+    #[test]
+    fn rows_hold_what_the_id_is_the_hash_of() {
+        let (_root, store) = store();
+        let plan = plan(&sweep_spec("seeds = [5]"), &store, &TestResolver::default()).unwrap();
+        let row = plan.rows().unwrap().remove(0);
+        let spec = RunSpec::from_value(serde_json::from_str(&row.spec).unwrap()).unwrap();
+        assert_eq!(RunId::of(&spec).unwrap().as_str(), row.run_id);
+        assert_eq!((row.status.as_str(), row.seed, row.seconds, row.method.as_str()), ("new", 5, Some(65.0), "full"));
+    }
+}
