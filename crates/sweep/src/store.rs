@@ -37,7 +37,15 @@ struct Version {
 /// The right to change a sweep's folder, held until it is dropped or the process ends, however it ends.
 #[derive(Debug)]
 pub struct SweepLock {
-    _file: File,
+    file: File,
+}
+
+impl Drop for SweepLock {
+    fn drop(&mut self) {
+        // Closing alone would leave the lock with a child that another thread forked and that has not yet begun its program. An error
+        // changes nothing: the file is closed next.
+        let _ = self.file.unlock();
+    }
 }
 
 impl Store {
@@ -117,7 +125,7 @@ impl Store {
         file.set_len(0).and_then(|()| file.write_all(text.as_bytes())).map_err(StoreError::io("write", &path))?;
         let version = format!("{}\n", serde_json::json!(Version { store_version: STORE_VERSION }));
         atomic::write(&self.version_path(), version.as_bytes())?;
-        Ok(SweepLock { _file: file })
+        Ok(SweepLock { file })
     }
 
     /// Keeps the sweep file, as written.
