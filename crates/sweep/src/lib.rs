@@ -1,6 +1,6 @@
 //! From a sweep file to finished runs: expand, plan, claim, supervise, resume.
 //!
-//! * [`expand`] multiplies the axes of a sweep file into cells; [`mod@plan`] resolves them into runs and looks up what is already done.
+//! * [`mod@expand`] multiplies the axes of a sweep file into cells; [`mod@plan`] resolves them into runs and looks up what is already done.
 //! * [`store`] is the folder `results/<sweep>/`, [`state`] the word of a run's state in it, [`atomic`] how every file gets there.
 //! * [`mod@sweep`] claims a store; [`supervise`] runs one process a run, [`child`] is one such process.
 //! * [`status`] and [`ids`] answer questions about a store; [`units`] writes counts, bytes and times for people.
