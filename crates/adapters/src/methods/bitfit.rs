@@ -1,0 +1,36 @@
+//! BitFit: bias-only fine-tuning (Ben Zaken, Ravfogel and Goldberg, 2022).
+
+use super::{Options, train_tensors};
+use crate::error::{AdapterError, Result};
+use crate::method::{AttachContext, Attachment, Method};
+use peftbench_models::Model;
+use peftbench_spec::{SlotKind, TargetExpr};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+/// Trains the biases that the model has and the targets name. On Mamba these are `conv1d.bias` and `dt_proj.bias`.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BitFit {}
+
+impl Options for BitFit {}
+
+impl Method for BitFit {
+    fn slot_kinds(&self) -> &'static [SlotKind] {
+        &[SlotKind::Param]
+    }
+
+    fn default_targets(&self, _arch: &str) -> TargetExpr {
+        TargetExpr::new(["*"])
+    }
+
+    fn attach(&self, model: &mut dyn Model, context: &mut AttachContext<'_>) -> Result<Attachment> {
+        let term = |path: &str| context.chosen.iter().find(|c| c.slot == path).map(|c| c.matched_by.clone());
+        let attachment = train_tensors(model, &|slot| term(&slot.info.path).filter(|_| slot.info.path.ends_with(".bias")))?;
+        if attachment.params.is_empty() {
+            let problem = format!("this {} model has no bias among the targets; leave the cell out with [[exclude]]", model.arch());
+            return Err(AdapterError::Unsupported { method: "bitfit".to_owned(), problem });
+        }
+        Ok(Attachment { peft_config: json!({ "peft_type": "PEFTBENCH_BITFIT" }), ..attachment })
+    }
+}

@@ -1,0 +1,33 @@
+//! Zero-shot: the base model as it is.
+
+use super::Options;
+use crate::error::Result;
+use crate::method::{AttachContext, Attachment, Method};
+use peftbench_models::Model;
+use peftbench_spec::{SlotKind, TargetExpr};
+use serde::{Deserialize, Serialize};
+
+/// Nothing is attached and nothing trains.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct None {}
+
+impl Options for None {}
+
+impl Method for None {
+    fn slot_kinds(&self) -> &'static [SlotKind] {
+        &[]
+    }
+
+    fn default_targets(&self, _arch: &str) -> TargetExpr {
+        TargetExpr::default()
+    }
+
+    fn trains(&self) -> bool {
+        false
+    }
+
+    fn attach(&self, _model: &mut dyn Model, _context: &mut AttachContext<'_>) -> Result<Attachment> {
+        Ok(Attachment::default())
+    }
+}

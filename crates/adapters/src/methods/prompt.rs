@@ -1,0 +1,113 @@
+//! Prompt tuning (Lester, Al-Rfou and Constant, 2021): trained embeddings in front of every input.
+
+use super::Options;
+use crate::error::Result;
+use crate::method::{AdapterParam, AttachContext, Attachment, Method};
+use peftbench_models::slots::{PromptAdapter, SlotMut};
+use peftbench_models::{Model, Pass};
+use peftbench_ops::{DType, Device, Param, Tensor, Var};
+use peftbench_spec::{Role, SlotKind, SpecError, TargetExpr};
+use rand::RngExt;
+use rand_distr::{Distribution, StandardNormal};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+/// Options, by Hugging Face's names.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct PromptTuning {
+    /// Virtual tokens.
+    pub num_virtual_tokens: usize,
+    /// How they begin.
+    pub prompt_tuning_init: Init,
+}
+
+/// The start of the virtual tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Init {
+    /// Embeddings of tokens drawn from the vocabulary.
+    SampleVocab,
+    /// Standard normal, as `torch.nn.Embedding`.
+    Random,
+}
+
+impl Default for PromptTuning {
+    fn default() -> Self {
+        Self { num_virtual_tokens: 16, prompt_tuning_init: Init::SampleVocab }
+    }
+}
+
+impl Options for PromptTuning {
+    fn validate(&self) -> peftbench_spec::error::Result<()> {
+        match self.num_virtual_tokens {
+            0 => Err(SpecError::at("num_virtual_tokens", "expected at least 1 virtual token, found 0")),
+            _ => Ok(()),
+        }
+    }
+}
+
+struct VirtualTokens(Param);
+
+impl PromptAdapter for VirtualTokens {
+    fn virtual_tokens(&self) -> usize {
+        self.0.value().dims()[0]
+    }
+
+    fn embeddings(&self, pass: &Pass<'_>) -> peftbench_ops::Result<Var> {
+        Ok(pass.tape.param(&self.0))
+    }
+}
+
+impl PromptTuning {
+    /// The first embeddings, [virtual tokens, hidden].
+    fn start(&self, model: &mut dyn Model, context: &mut AttachContext<'_>) -> Result<Tensor> {
+        let (tokens, hidden) = (self.num_virtual_tokens, model.hidden_size());
+        if self.prompt_tuning_init == Init::Random {
+            let values: Vec<f32> = (0..tokens * hidden).map(|_| StandardNormal.sample(context.init)).collect();
+            return Ok(Tensor::from_vec(values, (tokens, hidden), &Device::Cpu)?);
+        }
+        let ids: Vec<u32> = (0..tokens).map(|_| context.init.random_range(0..model.vocab_size() as u32)).collect();
+        let mut table = None;
+        model.visit_slots(&mut |slot| {
+            if let SlotMut::Param(slot) = slot
+                && slot.info.role == Role::Embedding
+            {
+                table = Some(slot.param.value());
+            }
+        });
+        let Some(table) = table else { return Ok(Tensor::zeros((tokens, hidden), DType::F32, &Device::Cpu)?) };
+        Ok(table.contiguous()?.index_select(&Tensor::new(ids, table.device())?, 0)?)
+    }
+}
+
+impl Method for PromptTuning {
+    /// The prompt is one place of the whole model: targets and layers have nothing to select.
+    fn slot_kinds(&self) -> &'static [SlotKind] {
+        &[]
+    }
+
+    fn default_targets(&self, _arch: &str) -> TargetExpr {
+        TargetExpr::default()
+    }
+
+    fn attach(&self, model: &mut dyn Model, context: &mut AttachContext<'_>) -> Result<Attachment> {
+        let param = Param::trainable("prompt_embeddings", self.start(model, context)?);
+        model.visit_slots(&mut |slot| {
+            if let SlotMut::Prompt(slot) = slot {
+                slot.attach(Box::new(VirtualTokens(param.clone())));
+            }
+        });
+        let peft_config = json!({
+            "peft_type": "PROMPT_TUNING",
+            "task_type": "CAUSAL_LM",
+            "num_virtual_tokens": self.num_virtual_tokens,
+            "token_dim": model.hidden_size(),
+            "num_layers": model.num_layers(),
+            "num_transformer_submodules": 1,
+            "prompt_tuning_init": "RANDOM",
+            "inference_mode": true,
+        });
+        Ok(Attachment { params: vec![AdapterParam { param, layer: None, added: true, matched_by: "prompt".to_owned() }], peft_config })
+    }
+}
