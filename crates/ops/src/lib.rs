@@ -9,12 +9,14 @@
 //! * [`linear`], [`norm`], [`swiglu`], [`attention`], [`conv`], [`scan`], [`cross_entropy`], [`embedding`], [`dropout`]: fused
 //!   operators, where the time and the memory go. Each runs a vectorised kernel on f32 CPU tensors and a composition of candle
 //!   operators on any other type or device.
+//! * [`adamw`]: the optimizer's update.
 //! * [`memory`]: the counting allocator; [`mapped`]: read-only file maps.
 //!
 //! This is the only crate of the workspace that holds `unsafe` code.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
+pub mod adamw;
 pub mod attention;
 pub mod conv;
 mod cpu;

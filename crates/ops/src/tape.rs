@@ -326,6 +326,18 @@ impl Gradients {
         self.found.is_empty()
     }
 
+    /// The sum of two passes' gradients, e.g. of two micro-batches. A parameter may be missing from either.
+    pub fn plus(self, other: Self) -> Result<Self> {
+        let mut found = self.found;
+        for (param, grad) in other.found {
+            match found.iter_mut().find(|(p, _)| p.key() == param.key()) {
+                Some((_, sum)) => *sum = (&*sum + grad)?,
+                None => found.push((param, grad)),
+            }
+        }
+        Ok(Self { found })
+    }
+
     /// The pairs, given away.
     pub fn into_vec(self) -> Vec<(Param, Tensor)> {
         self.found

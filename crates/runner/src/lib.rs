@@ -1,1 +1,30 @@
-//! peftbench-runner
+//! One run, from its spec to its result.
+//!
+//! * [`run`]: loads, attaches, trains, evaluates, saves; says everything as events.
+//! * [`resolve`]: checks a spec against the tables of models, tasks and methods and fills in every default.
+//! * [`environment`]: where models and data lie; it is not part of a run's identity.
+//! * [`trainer`], [`evaluation`], [`batch`]: the loop; [`optimizer`] and [`schedule`]: its update; [`checkpoint`]: its resumable state;
+//!   [`meter`]: time and memory by phase.
+//! * [`pretrain`]: makes the base models that ship.
+
+#![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
+
+pub mod batch;
+pub mod checkpoint;
+pub mod environment;
+pub mod error;
+pub mod evaluation;
+pub mod files;
+pub mod job;
+pub mod meter;
+pub mod optimizer;
+pub mod pretrain;
+pub mod resolve;
+pub mod schedule;
+pub mod trainer;
+
+pub use environment::Environment;
+pub use error::RunError;
+pub use job::{Job, Outcome, run};
+pub use resolve::{Estimate, estimate, inputs, resolve};

@@ -147,7 +147,7 @@ fn parse_assignment(assignment: &str) -> Result<(String, Value)> {
 }
 
 /// TOML text as JSON data.
-pub(crate) fn parse_toml(path: &Path, text: &str) -> Result<Value> {
+pub fn parse_toml(path: &Path, text: &str) -> Result<Value> {
     toml::from_str::<Value>(text).map_err(|error| {
         let line = 1 + error.span().map_or(0, |span| text[..span.start.min(text.len())].matches('\n').count());
         SpecError::Syntax { file: path.to_owned(), line, problem: error.message().to_owned() }

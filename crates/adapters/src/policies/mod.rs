@@ -3,7 +3,6 @@
 pub mod fixed;
 
 use crate::policy::LayerPolicy;
-use peftbench_spec::seed::Stream;
 use peftbench_spec::{Component, SpecError, suggest};
 
 /// What a policy is built from, besides its options.
@@ -12,8 +11,8 @@ pub struct PolicyContext {
     pub num_layers: usize,
     /// Layers with a trained tensor, ascending.
     pub layers: Vec<usize>,
-    /// The stream of the policy's own draws.
-    pub stream: Stream,
+    /// The run's seed. A policy opens a stream of its own for each step (`policy/<step>`), so that a resumed run draws the same.
+    pub seed: u64,
 }
 
 /// A policy's entry.

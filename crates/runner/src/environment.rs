@@ -1,0 +1,117 @@
+//! Where models and data lie on this machine. Nothing here is part of a run's identity; what was found is recorded by hash.
+
+use crate::error::{Result, RunError};
+use peftbench_datasets::{DataSource, GgufVocabulary, TextTokenizer};
+use peftbench_models::gguf::GgufFile;
+use peftbench_models::{Model, load};
+use peftbench_ops::Device;
+use peftbench_ops::mapped::MappedFile;
+use std::path::{Path, PathBuf};
+
+/// The places a run reads from, and what it computes with.
+#[derive(Debug, Clone, Default)]
+pub struct Environment {
+    /// Folders searched for models, in order.
+    pub models: Vec<PathBuf>,
+    /// Folder of real data sets; without one only tasks of the invented world work.
+    pub data: Option<PathBuf>,
+    /// Threads, for the record; 0 if unknown.
+    pub threads: usize,
+}
+
+/// A model that was found: a Hugging Face folder or a GGUF file.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ModelFiles {
+    /// As in the spec.
+    pub name: String,
+    /// The folder or the file.
+    pub path: PathBuf,
+}
+
+impl Environment {
+    /// The device to compute on.
+    pub fn device(&self) -> Device {
+        Device::Cpu
+    }
+
+    /// The data source of tasks.
+    pub fn data_source(&self) -> DataSource {
+        DataSource { folder: self.data.clone() }
+    }
+
+    /// Finds model `name`: a path, or a folder or `.gguf` file of that name in one of the model folders. Names of hub models
+    /// (`state-spaces/mamba-130m-hf`) are found as nested folders or by their last part.
+    pub fn find_model(&self, name: &str) -> Result<ModelFiles> {
+        let short = name.rsplit('/').next().unwrap_or(name);
+        let mut candidates = vec![PathBuf::from(name)];
+        for folder in &self.models {
+            candidates.extend([folder.join(name), folder.join(short), folder.join(format!("{name}.gguf")), folder.join(format!("{short}.gguf"))]);
+        }
+        let is_model = |path: &PathBuf| path.join("config.json").is_file() || (path.is_file() && path.extension().is_some_and(|e| e == "gguf"));
+        match candidates.into_iter().find(is_model) {
+            Some(path) => Ok(ModelFiles { name: name.to_owned(), path }),
+            None => {
+                let searched: Vec<String> = self.models.iter().map(|folder| folder.display().to_string()).collect();
+                let searched = if searched.is_empty() { "no folder".to_owned() } else { searched.join(", ") };
+                Err(RunError::NoModel { name: name.to_owned(), searched })
+            }
+        }
+    }
+}
+
+impl ModelFiles {
+    fn is_gguf(&self) -> bool {
+        self.path.extension().is_some_and(|e| e == "gguf")
+    }
+
+    /// Loads the model.
+    pub fn model(&self, device: &Device) -> Result<Box<dyn Model>> {
+        Ok(load(&self.path, device)?)
+    }
+
+    /// Loads the tokenizer: `tokenizer.json` of the folder, or the GGUF header's.
+    pub fn tokenizer(&self) -> Result<TextTokenizer> {
+        if !self.is_gguf() {
+            return Ok(TextTokenizer::from_file(&self.path.join("tokenizer.json"))?);
+        }
+        let header = GgufFile::open(&self.path, &Device::Cpu)?.tokenizer()?;
+        let vocabulary = GgufVocabulary {
+            model: header.model,
+            pre: header.pre,
+            tokens: header.tokens,
+            merges: header.merges,
+            token_types: header.token_types,
+            bos: header.bos,
+            eos: header.eos,
+        };
+        Ok(TextTokenizer::from_gguf(vocabulary)?)
+    }
+
+    /// The tokenizer, checked against the model's vocabulary. Padded embeddings may have more rows than there are tokens.
+    pub fn tokenizer_for(&self, model: &dyn Model) -> Result<TextTokenizer> {
+        let tokenizer = self.tokenizer()?;
+        match tokenizer.vocab_size() <= model.vocab_size() {
+            true => Ok(tokenizer),
+            false => Err(RunError::VocabularyMismatch { model: self.name.clone(), tokenizer: tokenizer.vocab_size(), vocabulary: model.vocab_size() }),
+        }
+    }
+
+    /// BLAKE3 over the names and contents of the files that make the model: its config and weights.
+    pub fn hash(&self) -> Result<String> {
+        let mut files = vec![self.path.clone()];
+        if !self.is_gguf() {
+            let entries = std::fs::read_dir(&self.path).map_err(|e| RunError::file("list", &self.path, e))?;
+            let extension = |path: &Path| path.extension().and_then(|e| e.to_str()).map(str::to_owned);
+            files = entries.filter_map(|entry| entry.ok().map(|e| e.path())).collect();
+            files.retain(|path| extension(path).is_some_and(|e| e == "safetensors") || path.file_name().is_some_and(|name| name == "config.json"));
+            files.sort();
+        }
+        let mut hasher = blake3::Hasher::new();
+        for path in files {
+            let bytes = MappedFile::open(&path).map_err(|e| RunError::file("read", &path, e))?;
+            hasher.update(path.file_name().unwrap_or_default().as_encoded_bytes());
+            hasher.update(blake3::hash(&bytes).as_bytes());
+        }
+        Ok(hasher.finalize().to_hex().to_string())
+    }
+}

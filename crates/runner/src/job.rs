@@ -1,0 +1,402 @@
+//! One run from its spec to its result: load, attach, train, evaluate, save.
+
+use crate::checkpoint::{self, Progress, Saved};
+use crate::environment::{Environment, ModelFiles};
+use crate::error::{Result, RunError};
+use crate::evaluation::{EvalSplit, Evaluation};
+use crate::files::write_atomically;
+use crate::meter::Phase;
+use crate::resolve::{attach_all, build_methods};
+use crate::trainer::{Trainer, total_steps};
+use peftbench_adapters::export::adapter_files;
+use peftbench_adapters::method::Carried;
+use peftbench_adapters::policies::{self, PolicyContext};
+use peftbench_adapters::{Attachment, Method};
+use peftbench_datasets::{Encoded, Scoring, Splits, Task, TextTokenizer, encode_example, tasks};
+use peftbench_models::Model;
+use peftbench_ops::{Device, Tensor};
+use peftbench_spec::RunSpec;
+use peftbench_spec::event::{EvalRecord, Event, FailureKind, ParamRecord, PhaseRecord, SCHEMA_VERSION, Setup, Summary};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Instant;
+
+/// Longest time between two checkpoints.
+const CHECKPOINT_SECONDS: f64 = 60.0;
+
+/// What to run, and where.
+pub struct Job<'a> {
+    /// The resolved spec.
+    pub spec: &'a RunSpec,
+    /// The run's own folder, for `adapter/` and `checkpoint/`.
+    pub run_dir: &'a Path,
+    /// Where models and data lie.
+    pub environment: &'a Environment,
+    /// Set from outside to save and stop.
+    pub stop: &'a AtomicBool,
+    /// From 1.
+    pub attempt: u32,
+}
+
+/// How a run ended that did not fail.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Outcome {
+    /// All is done and saved.
+    Finished(Box<Summary>),
+    /// Stopped on request; a checkpoint holds the state.
+    Interrupted {
+        /// Optimizer steps done.
+        step: u64,
+    },
+}
+
+/// Receives events; an error of it ends the run.
+pub type Sink<'a> = dyn FnMut(&Event) -> std::io::Result<()> + 'a;
+
+/// Runs a job. Every event goes to `sink`: `started` first; `finished` or `failed` last.
+pub fn run(job: Job<'_>, sink: &mut Sink<'_>) -> Result<Outcome> {
+    let events = job.run_dir.join("events.jsonl");
+    let mut send = |event: &Event| sink(event).map_err(|e| RunError::file("write", &events, e));
+    let result = Run::execute(&job, &mut send);
+    match &result {
+        Ok(Outcome::Finished(summary)) => send(&Event::Finished(summary.clone()))?,
+        Ok(Outcome::Interrupted { step }) => send(&Event::Failed { kind: FailureKind::Interrupted, message: format!("stopped on request after step {step}") })?,
+        // The run's own error says more than a failure to record it.
+        Err(error) => send(&Event::Failed { kind: error.kind(), message: error.to_string() }).unwrap_or(()),
+    }
+    result
+}
+
+type Send<'a> = dyn FnMut(&Event) -> Result<()> + 'a;
+
+/// What stays the same through a run.
+struct Run<'a> {
+    job: &'a Job<'a>,
+    device: Device,
+    files: ModelFiles,
+    task: Box<dyn Task>,
+    tokenizer: TextTokenizer,
+    train: Vec<Encoded>,
+    valid: EvalSplit,
+    test: EvalSplit,
+    methods: Vec<Box<dyn Method>>,
+    started: Instant,
+    phases: BTreeMap<String, PhaseRecord>,
+    eval_tokens: u64,
+}
+
+impl<'a> Run<'a> {
+    fn execute(job: &'a Job<'a>, send: &mut Send<'_>) -> Result<Outcome> {
+        let saved = checkpoint::load(job.run_dir)?;
+        let resumed_from_step = saved.as_ref().map_or(0, |saved| saved.progress.step);
+        send(&Event::Started { schema_version: SCHEMA_VERSION, attempt: job.attempt, at: now(), resumed_from_step })?;
+        let loading = Phase::start("load");
+        let (mut run, mut model, setup) = Self::load(job)?;
+        run.end_phase(loading, send)?;
+        let stages = run.methods.first().map_or_else(Vec::new, |method| method.stages());
+        let mut saved = saved.unwrap_or_else(|| Saved { progress: Progress::default(), tensors: BTreeMap::new() });
+        let mut carried: Carried = saved.all("carried");
+        for (index, stage) in stages.iter().enumerate().skip(saved.progress.stage) {
+            if index > saved.progress.stage {
+                saved.progress.stage = index;
+                saved.progress.stage_step = 0;
+                saved.progress.updates.clear();
+                model = run.files.model(&run.device)?;
+            }
+            let last = index + 1 == stages.len();
+            let attaching = Phase::start("attach");
+            let (attachment, matched) = attach_all(job.spec, &run.methods, &mut *model, index, &carried)?;
+            if last {
+                run.announce(&mut *model, &attachment, matched, &setup, send)?;
+            }
+            run.end_phase(attaching, send)?;
+            let budget = stage.steps.unwrap_or_else(|| total_steps(run.train.len(), job.spec));
+            let budget = if attachment.params.is_empty() { 0 } else { budget };
+            let trained = run.train_stage(&mut *model, attachment, stage.name, budget, last, &mut saved, &carried, send)?;
+            let Some(attachment) = trained else { return Ok(Outcome::Interrupted { step: saved.progress.step }) };
+            if last {
+                return run.finish(&*model, &attachment, &saved, send);
+            }
+            carried = run.methods[0].carry(index, &attachment)?;
+        }
+        Err(RunError::Compute(peftbench_ops::Error::Msg("the run has no stage".to_owned())))
+    }
+
+    /// Everything that is read from files.
+    fn load(job: &'a Job<'a>) -> Result<(Self, Box<dyn Model>, Setup)> {
+        let spec = job.spec;
+        let device = job.environment.device();
+        let files = job.environment.find_model(&spec.model.name)?;
+        let model = files.model(&device)?;
+        let tokenizer = files.tokenizer_for(&*model)?;
+        let task = tasks::build(&spec.task).map_err(|e| e.below("task"))?;
+        let mut splits = task.load(&job.environment.data_source())?;
+        splits.limit(spec.train.train_samples, spec.train.valid_samples, spec.train.test_samples);
+        let setup = Setup {
+            model_hash: files.hash()?,
+            dataset_id: splits.dataset_id.clone(),
+            dataset_hash: splits.hash(),
+            train_samples: splits.train.len(),
+            valid_samples: splits.valid.len(),
+            test_samples: splits.test.len(),
+            ..Setup::default()
+        };
+        let train = encode_train(&splits, &*task, &tokenizer, spec)?;
+        let eval = |examples| EvalSplit::new(examples, &*task, &tokenizer, spec.train.max_length, spec.train.eval_batch_size);
+        let (valid, test) = (eval(splits.valid)?, eval(splits.test)?);
+        let methods = build_methods(spec)?;
+        let run =
+            Self { job, device, files, task, tokenizer, train, valid, test, methods, started: Instant::now(), phases: BTreeMap::new(), eval_tokens: 0 };
+        Ok((run, model, setup))
+    }
+
+    /// Says what the run works on.
+    fn announce(&self, model: &mut dyn Model, attachment: &Attachment, matched: usize, setup: &Setup, send: &mut Send<'_>) -> Result<()> {
+        let params = model.params();
+        let truncated = self.train.iter().filter(|e| e.truncated).count();
+        let trainable = attachment.num_trainable();
+        send(&Event::Setup(Box::new(Setup {
+            model_arch: model.arch().to_owned(),
+            model_num_params: params.iter().map(|p| p.elem_count() as u64).sum(),
+            num_layers: model.num_layers(),
+            num_trainable_params: trainable,
+            num_adapter_params: attachment.num_added(),
+            trainable_layers: attachment.layers(),
+            target_modules_matched: matched,
+            truncated_fraction: truncated as f64 / self.train.len().max(1) as f64,
+            total_steps: if trainable > 0 { total_steps(self.train.len(), self.job.spec) } else { 0 },
+            device: "cpu".to_owned(),
+            threads: self.job.environment.threads,
+            ..setup.clone()
+        })))?;
+        let trained: BTreeSet<&str> = attachment.params.iter().map(|p| p.param.name()).collect();
+        for param in params.iter().filter(|p| !trained.contains(p.name())) {
+            let record = ParamRecord { path: param.name().to_owned(), layer: layer_of(param.name()), shape: param.value().dims().to_vec(), trainable: false, adapter: false, matched_by: None };
+            send(&Event::Param(record))?;
+        }
+        for p in &attachment.params {
+            let record = ParamRecord {
+                path: p.param.name().to_owned(),
+                layer: p.layer,
+                shape: p.param.value().dims().to_vec(),
+                trainable: true,
+                adapter: p.added,
+                matched_by: Some(p.matched_by.clone()),
+            };
+            send(&Event::Param(record))?;
+        }
+        Ok(())
+    }
+
+    /// Trains one stage to its budget; none if it was stopped. In the last stage every epoch ends with an evaluation, and the values of
+    /// the best epoch are set at the end.
+    #[allow(clippy::too_many_arguments)]
+    fn train_stage(
+        &mut self,
+        model: &mut dyn Model,
+        attachment: Attachment,
+        name: &'static str,
+        budget: u64,
+        last: bool,
+        saved: &mut Saved,
+        carried: &Carried,
+        send: &mut Send<'_>,
+    ) -> Result<Option<Attachment>> {
+        if budget == 0 {
+            return Ok(Some(attachment));
+        }
+        let base_bytes = model.params().iter().map(|p| p.elem_count() as u64 * 4).sum();
+        let context = PolicyContext { num_layers: model.num_layers(), layers: attachment.layers(), seed: self.job.spec.seed };
+        let policy = policies::build(&self.job.spec.policy, context)?;
+        let train = std::mem::take(&mut self.train);
+        let mut trainer = Trainer::new(self.job.spec, &train, self.device.clone(), name, attachment, policy, base_bytes);
+        let states = saved.take_optimizer(trainer.optimizer.params())?;
+        trainer.optimizer.restore(states);
+        if !saved.progress.policy.is_null() {
+            let state = saved.progress.policy.clone();
+            trainer.policy().restore(&state)?;
+        }
+        let mut best: BTreeMap<String, Tensor> = saved.all("best");
+        saved.tensors.clear();
+        let before = saved.progress.seconds;
+        let mut last_save = Instant::now();
+        let mut phase = Phase::start("train");
+        while saved.progress.stage_step < budget {
+            trainer.step(model, &mut saved.progress, &mut phase, send)?;
+            let step = saved.progress.stage_step;
+            let epoch_ends = step.is_multiple_of(trainer.steps_per_epoch()) || step == budget;
+            let stopping = self.job.stop.load(Ordering::Relaxed);
+            if epoch_ends && last {
+                self.end_phase(phase, send)?;
+                let epoch = step.div_ceil(trainer.steps_per_epoch()) as u32;
+                let value = self.evaluate(model, Split::Valid, saved.progress.step, epoch, send)?;
+                if saved.progress.best.is_none_or(|(best, _)| value > best) {
+                    saved.progress.best = Some((value, epoch));
+                    best = trainer.optimizer.params().iter().map(|p| (p.name().to_owned(), p.value())).collect();
+                }
+                phase = Phase::start("train");
+            }
+            if stopping || (step < budget && (last_save.elapsed().as_secs_f64() > CHECKPOINT_SECONDS)) {
+                self.end_phase(phase, send)?;
+                let saving = Phase::start("save");
+                saved.progress.seconds = before + self.started.elapsed().as_secs_f64();
+                saved.progress.policy = trainer.policy().state();
+                save_checkpoint(self.job.run_dir, saved, &trainer, &best, carried)?;
+                last_save = Instant::now();
+                self.end_phase(saving, send)?;
+                send(&Event::Checkpoint { step: saved.progress.step })?;
+                phase = Phase::start("train");
+            }
+            if stopping {
+                return Ok(None);
+            }
+        }
+        self.end_phase(phase, send)?;
+        for param in trainer.optimizer.params() {
+            if let Some(value) = best.get(param.name()) {
+                param.set(value.clone())?;
+            }
+        }
+        let attachment = trainer.attachment().clone();
+        self.train = train;
+        Ok(Some(attachment))
+    }
+
+    /// Evaluates one split, records it, and returns the primary metric.
+    fn evaluate(&mut self, model: &dyn Model, split: Split, step: u64, epoch: u32, send: &mut Send<'_>) -> Result<f64> {
+        let mut phase = Phase::start("eval");
+        let started = Instant::now();
+        let examples = match split {
+            Split::Valid => &self.valid,
+            Split::Test => &self.test,
+        };
+        let found: Evaluation = phase.compute(|| examples.evaluate(model, &*self.task, &self.tokenizer, &self.device))?;
+        let seconds = started.elapsed().as_secs_f64();
+        let primary = found.metrics.first().map_or(f64::NAN, |metric| if metric.higher_is_better { metric.value } else { -metric.value });
+        self.eval_tokens += found.tokens;
+        let record = EvalRecord { step, epoch, split: split.name().to_owned(), metrics: found.metrics, loss: found.loss, seconds, tokens: found.tokens };
+        send(&Event::Eval(record.clone()))?;
+        if split == Split::Test {
+            send(&Event::Predictions { step, split: record.split, items: found.predictions })?;
+        }
+        self.end_phase(phase, send)?;
+        Ok(primary)
+    }
+
+    /// Reads the test split, saves the adapter, sums up.
+    fn finish(&mut self, model: &dyn Model, attachment: &Attachment, saved: &Saved, send: &mut Send<'_>) -> Result<Outcome> {
+        let progress = &saved.progress;
+        let (mut valid_value, mut best_epoch) = progress.best.unwrap_or((f64::NAN, 0));
+        if progress.best.is_none() {
+            valid_value = self.evaluate(model, Split::Valid, progress.step, 0, send)?;
+            best_epoch = 0;
+        }
+        let mut test_record = None;
+        self.evaluate(model, Split::Test, progress.step, best_epoch, &mut |event| {
+            if let Event::Eval(record) = event {
+                test_record = Some(record.clone());
+            }
+            send(event)
+        })?;
+        let saving = Phase::start("save");
+        let mut adapter_file_bytes = 0;
+        if !attachment.params.is_empty() {
+            let files = adapter_files(attachment, &self.job.spec.model.name)?;
+            adapter_file_bytes = files.weights.len() as u64;
+            write_atomically(&self.job.run_dir.join("adapter/adapter_model.safetensors"), &files.weights)?;
+            write_atomically(&self.job.run_dir.join("adapter/adapter_config.json"), files.config.as_bytes())?;
+        }
+        checkpoint::clear(self.job.run_dir)?;
+        self.end_phase(saving, send)?;
+        let primary = test_record.and_then(|record| record.metrics.into_iter().next());
+        let mut summary = Summary {
+            at: now(),
+            primary_metric: self.task.primary_metric().to_owned(),
+            primary_value: primary.as_ref().map_or(f64::NAN, |m| m.value),
+            primary_stderr: primary.as_ref().and_then(|m| m.stderr),
+            n_items: self.test.len(),
+            valid_value,
+            best_epoch,
+            steps_done: progress.step,
+            total_seconds: progress.seconds + self.started.elapsed().as_secs_f64(),
+            train_peak_bytes: self.phases.get("train").map_or(0, |p| p.peak_bytes),
+            eval_peak_bytes: self.phases.get("eval").map_or(0, |p| p.peak_bytes),
+            eval_tokens_per_second: self.phases.get("eval").map(|p| self.eval_tokens as f64 / p.seconds),
+            adapter_file_bytes,
+            ..Summary::default()
+        };
+        summarise_steps(&mut summary, progress);
+        Ok(Outcome::Finished(Box::new(summary)))
+    }
+
+    fn end_phase(&mut self, phase: Phase, send: &mut Send<'_>) -> Result<()> {
+        let record = phase.finish();
+        let total = self.phases.entry(record.phase.clone()).or_default();
+        total.seconds += record.seconds;
+        total.compute_seconds += record.compute_seconds;
+        total.peak_bytes = total.peak_bytes.max(record.peak_bytes);
+        send(&Event::Phase(record))
+    }
+}
+
+/// The splits that are evaluated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Split {
+    Valid,
+    Test,
+}
+
+impl Split {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Valid => "valid",
+            Self::Test => "test",
+        }
+    }
+}
+
+fn encode_train(splits: &Splits, task: &dyn Task, tokenizer: &TextTokenizer, spec: &RunSpec) -> Result<Vec<Encoded>> {
+    let append_eos = matches!(task.scoring(), Scoring::Generate { .. });
+    let encode = |e: &peftbench_datasets::Example| encode_example(tokenizer, &e.prompt, &e.answer, append_eos, spec.train.max_length);
+    Ok(splits.train.iter().map(encode).collect::<std::result::Result<_, _>>()?)
+}
+
+fn save_checkpoint(run_dir: &Path, saved: &mut Saved, trainer: &Trainer<'_>, best: &BTreeMap<String, Tensor>, carried: &Carried) -> Result<()> {
+    saved.tensors.clear();
+    saved.put_optimizer(trainer.optimizer.params(), trainer.optimizer.states());
+    best.iter().for_each(|(name, tensor)| saved.insert("best", name, tensor.clone()));
+    carried.iter().for_each(|(name, tensor)| saved.insert("carried", name, tensor.clone()));
+    checkpoint::save(run_dir, saved)?;
+    saved.tensors.clear();
+    Ok(())
+}
+
+/// Throughput and loss over the steps, the first few left out of the throughput: they fill caches and the allocator's pools.
+fn summarise_steps(summary: &mut Summary, progress: &Progress) {
+    let steps = &progress.history;
+    if steps.is_empty() {
+        return;
+    }
+    let warmup = (steps.len() / 10).min(5);
+    let counted = &steps[warmup..];
+    let (tokens, seconds) = counted.iter().fold((0, 0.0), |(t, s), step| (t + step.tokens, s + step.seconds));
+    let mut times: Vec<f64> = counted.iter().map(|s| s.seconds).collect();
+    times.sort_by(f64::total_cmp);
+    let quantile = |q: f64| times[((times.len() - 1) as f64 * q).round() as usize];
+    let tail = &steps[steps.len() - steps.len().div_ceil(10)..];
+    summary.train_loss_final = Some(tail.iter().map(|s| s.loss).sum::<f64>() / tail.len() as f64);
+    summary.train_tokens_per_second = Some(tokens as f64 / seconds);
+    summary.throughput_warmup_steps = warmup as u64;
+    summary.step_seconds_p50 = Some(quantile(0.5));
+    summary.step_seconds_p95 = Some(quantile(0.95));
+}
+
+/// The layer index in a Hugging Face tensor name: the number behind `layers.`.
+fn layer_of(name: &str) -> Option<usize> {
+    name.split_once("layers.")?.1.split('.').next()?.parse().ok()
+}
+
+fn now() -> String {
+    jiff::Timestamp::now().to_string()
+}

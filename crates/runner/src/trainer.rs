@@ -1,0 +1,225 @@
+//! The training loop: policy, batch, forward, loss, backward, optimizer, one step after the other.
+//!
+//! Every draw comes from a stream named by epoch or step, so that a resumed run needs no generator's state to go on exactly as it
+//! would have.
+
+use crate::batch::{self, Batch};
+use crate::checkpoint::{Progress, StepSummary};
+use crate::error::{Result, RunError};
+use crate::meter::Phase;
+use crate::optimizer::{AdamW, AdamWConfig};
+use crate::schedule::Schedule;
+use peftbench_adapters::{Activity, Attachment, LayerPolicy, Probe};
+use peftbench_datasets::{Encoded, batching};
+use peftbench_models::{Model, Pass};
+use peftbench_ops::{Device, Gradients, Tape};
+use peftbench_spec::RunSpec;
+use peftbench_spec::event::{Event, StepRecord};
+use peftbench_spec::seed;
+use std::cell::RefCell;
+use std::time::Instant;
+
+/// What a step is made with.
+pub struct Trainer<'a> {
+    spec: &'a RunSpec,
+    train: &'a [Encoded],
+    device: Device,
+    stage: &'static str,
+    attachment: Attachment,
+    policy: Box<dyn LayerPolicy>,
+    /// The optimizer, with its moments.
+    pub optimizer: AdamW,
+    schedule: Schedule,
+    steps_per_epoch: u64,
+    /// The batches of the epoch under way.
+    order: (u64, Vec<Vec<usize>>),
+    base_bytes: u64,
+}
+
+/// Optimizer steps an epoch: the last one may hold fewer micro-batches.
+pub fn steps_per_epoch(examples: usize, spec: &RunSpec) -> u64 {
+    examples.div_ceil(spec.train.batch_size).div_ceil(spec.train.gradient_accumulation) as u64
+}
+
+/// Optimizer steps of the whole budget.
+pub fn total_steps(examples: usize, spec: &RunSpec) -> u64 {
+    let all = steps_per_epoch(examples, spec) * u64::from(spec.train.epochs);
+    if spec.train.max_steps > 0 { all.min(spec.train.max_steps) } else { all }
+}
+
+impl<'a> Trainer<'a> {
+    /// A trainer of one stage.
+    pub fn new(spec: &'a RunSpec, train: &'a [Encoded], device: Device, stage: &'static str, attachment: Attachment, policy: Box<dyn LayerPolicy>, base_bytes: u64) -> Self {
+        let total = total_steps(train.len(), spec);
+        let t = &spec.train;
+        let adamw = AdamWConfig { betas: t.betas, eps: t.eps, weight_decay: t.weight_decay, max_grad_norm: t.max_grad_norm };
+        let schedule = Schedule { scheduler: t.lr_scheduler, lr: t.lr, warmup: (t.warmup_ratio * total as f64).round() as u64, total };
+        let params = attachment.params.iter().map(|p| p.param.clone()).collect();
+        Self {
+            spec,
+            train,
+            device,
+            stage,
+            attachment,
+            policy,
+            optimizer: AdamW::new(params, adamw),
+            schedule,
+            steps_per_epoch: steps_per_epoch(train.len(), spec),
+            order: (u64::MAX, Vec::new()),
+            base_bytes,
+        }
+    }
+
+    /// Steps in each epoch.
+    pub fn steps_per_epoch(&self) -> u64 {
+        self.steps_per_epoch
+    }
+
+    /// What the method has attached.
+    pub fn attachment(&self) -> &Attachment {
+        &self.attachment
+    }
+
+    /// The layer policy.
+    pub fn policy(&mut self) -> &mut dyn LayerPolicy {
+        &mut *self.policy
+    }
+
+    /// One optimizer step; `progress` is brought forward.
+    pub fn step(&mut self, model: &dyn Model, progress: &mut Progress, phase: &mut Phase, sink: &mut dyn FnMut(&Event) -> Result<()>) -> Result<()> {
+        let started = Instant::now();
+        let stage_step = progress.stage_step + 1;
+        let batches = self.batches(stage_step)?;
+        let data_seconds = started.elapsed().as_secs_f64();
+        let step = progress.step + 1;
+        let activity = self.activate(model, &batches[0], stage_step)?;
+        phase.part_peak();
+        let lr = self.schedule.lr(stage_step);
+        let (loss, grads, activation_bytes) = phase.compute(|| self.differentiate(model, &batches, step))?;
+        if !loss.is_finite() {
+            return Err(RunError::NanLoss { step, loss, lr: self.spec.train.lr });
+        }
+        let gradient_bytes = grads.iter().map(|(_, grad)| grad.elem_count() as u64 * 4).sum();
+        let grad_norm = phase.compute(|| self.optimizer.step(&grads, lr))?;
+        drop(grads);
+        if !grad_norm.is_finite() {
+            return Err(RunError::NanLoss { step, loss: grad_norm, lr: self.spec.train.lr });
+        }
+        let peak_bytes = phase.part_peak();
+        self.account(phase, gradient_bytes, activation_bytes, peak_bytes);
+        let (tokens, padding) = batches.iter().fold((0, 0), |(t, p), b| (t + b.tokens, p + b.padding));
+        let seconds = started.elapsed().as_secs_f64();
+        progress.step = step;
+        progress.stage_step = stage_step;
+        progress.history.push(StepSummary { loss, seconds, tokens });
+        self.report_layers(step, &activity, sink)?;
+        sink(&Event::Step(StepRecord {
+            step,
+            epoch: stage_step as f64 / self.steps_per_epoch as f64,
+            stage: self.stage.to_owned(),
+            loss,
+            lr,
+            grad_norm,
+            tokens,
+            padding_tokens: padding,
+            seconds,
+            data_seconds,
+            activation_bytes,
+            peak_bytes,
+            active_layers: activity.active.len(),
+        }))
+    }
+
+    /// The micro-batches of a step.
+    fn batches(&mut self, stage_step: u64) -> Result<Vec<Batch>> {
+        let (epoch, within) = ((stage_step - 1) / self.steps_per_epoch, (stage_step - 1) % self.steps_per_epoch);
+        if self.order.0 != epoch {
+            let lengths: Vec<usize> = self.train.iter().map(|e| e.ids.len()).collect();
+            let mut stream = seed::stream(self.spec.seed, &format!("data/{}/{epoch}", self.stage));
+            self.order = (epoch, batching::train_batches(&lengths, self.spec.train.batch_size, &mut stream));
+        }
+        let count = self.spec.train.gradient_accumulation;
+        let start = within as usize * count;
+        let chosen = &self.order.1[start..(start + count).min(self.order.1.len())];
+        chosen.iter().map(|indices| batch::join(&indices.iter().map(|&i| &self.train[i]).collect::<Vec<_>>(), &self.device)).collect()
+    }
+
+    /// Asks the policy and sets each tensor active or not.
+    fn activate(&mut self, model: &dyn Model, batch: &Batch, stage_step: u64) -> Result<Activity> {
+        let activity = self.policy.begin_step(stage_step, &mut BatchProbe { model, batch })?;
+        for param in &self.attachment.params {
+            param.param.set_active(param.layer.is_none_or(|layer| activity.active.contains(&layer)));
+        }
+        Ok(activity)
+    }
+
+    /// Loss, gradients and the bytes that the tape kept. The loss is the mean over the label tokens of all micro-batches.
+    fn differentiate(&self, model: &dyn Model, batches: &[Batch], step: u64) -> Result<(f64, Gradients, u64)> {
+        let dropout = RefCell::new(seed::stream(self.spec.seed, &format!("dropout/{step}")));
+        let labels: usize = batches.iter().map(|b| b.labels.len()).sum();
+        let (mut total, mut kept, mut sum) = (0.0, 0, None);
+        for batch in batches {
+            let tape = Tape::new();
+            let pass = Pass { dropout: Some(&dropout), ..Pass::evaluation(&tape) };
+            let hidden = model.forward(&pass, &batch.ids, None)?;
+            let mut loss = model.loss(&pass, &hidden, &batch.rows, &batch.labels)?;
+            drop(hidden);
+            let share = batch.labels.len() as f64 / labels.max(1) as f64;
+            total += f64::from(loss.value().to_scalar::<f32>()?) * share;
+            if batches.len() > 1 {
+                loss = tape.scale(&loss, share)?;
+            }
+            kept = kept.max(tape.saved_bytes().values().sum());
+            let grads = tape.backward(&loss)?;
+            sum = Some(match sum {
+                None => grads,
+                Some(sum) => Gradients::plus(sum, grads)?,
+            });
+        }
+        let Some(grads) = sum else { return Err(peftbench_ops::Error::Msg("a step without a batch".to_owned()).into()) };
+        Ok((total, grads, kept))
+    }
+
+    /// Splits the step's peak by kind, where it is the highest so far.
+    fn account(&self, phase: &mut Phase, gradients: u64, activations: u64, peak: u64) {
+        if phase.by_kind.values().sum::<u64>() >= peak {
+            return;
+        }
+        let adapter = self.attachment.num_added() * 4;
+        let optimizer = self.optimizer.bytes();
+        let known = self.base_bytes + adapter + gradients + optimizer + activations;
+        let kinds = [
+            ("weights", self.base_bytes),
+            ("adapter", adapter),
+            ("gradients", gradients),
+            ("optimizer", optimizer),
+            ("activations", activations),
+            ("workspace", peak.saturating_sub(known)),
+        ];
+        phase.by_kind = kinds.into_iter().map(|(kind, bytes)| (kind.to_owned(), bytes)).collect();
+    }
+
+    fn report_layers(&self, step: u64, activity: &Activity, sink: &mut dyn FnMut(&Event) -> Result<()>) -> Result<()> {
+        let Some(importance) = &activity.importance else { return Ok(()) };
+        for (layer, &importance) in importance.iter().enumerate() {
+            sink(&Event::Layer { step, layer, importance: Some(importance), selected: activity.active.contains(&layer) })?;
+        }
+        Ok(())
+    }
+}
+
+/// The loss of the step's first batch, for policies that try layers out.
+struct BatchProbe<'a> {
+    model: &'a dyn Model,
+    batch: &'a Batch,
+}
+
+impl Probe for BatchProbe<'_> {
+    fn loss(&mut self, adapter_scale: &[f64]) -> peftbench_adapters::Result<f64> {
+        let tape = Tape::inference();
+        let pass = Pass { adapter_scale: Some(adapter_scale), ..Pass::evaluation(&tape) };
+        let hidden = self.model.forward(&pass, &self.batch.ids, None)?;
+        let log_probs = self.model.log_probs(&pass, &hidden, &self.batch.rows, &self.batch.labels)?;
+        Ok(-log_probs.iter().sum::<f64>() / log_probs.len().max(1) as f64)
+    }
+}
