@@ -32,21 +32,8 @@ pub enum DataError {
         problem: String,
     },
     /// A row of a JSON Lines file is not what the task expects.
-    #[error("{path}:{line}: {at}: expected {expected}, found {found}; {way_out}", path = path.display(), at = describe(field))]
-    Row {
-        /// The file.
-        path: PathBuf,
-        /// Line, from 1.
-        line: usize,
-        /// The field; empty for the row itself.
-        field: String,
-        /// What should be there.
-        expected: String,
-        /// What is there.
-        found: String,
-        /// What to do.
-        way_out: String,
-    },
+    #[error(transparent)]
+    Row(Box<RowProblem>),
     /// A split that cannot be empty has no row.
     #[error("{path}: expected at least one row, found none; the file is empty or was cut off, fetch it again", path = path.display())]
     Empty {
@@ -87,6 +74,24 @@ pub enum DataError {
         /// The maximum length asked for.
         max_length: usize,
     },
+}
+
+/// What is wrong with one row of a JSON Lines file.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{path}:{line}: {at}: expected {expected}, found {found}; {way_out}", path = path.display(), at = describe(field))]
+pub struct RowProblem {
+    /// The file.
+    pub path: PathBuf,
+    /// Line, from 1.
+    pub line: usize,
+    /// The field; empty for the row itself.
+    pub field: String,
+    /// What should be there.
+    pub expected: String,
+    /// What is there.
+    pub found: String,
+    /// What to do.
+    pub way_out: String,
 }
 
 fn describe(field: &str) -> String {

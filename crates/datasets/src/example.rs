@@ -74,8 +74,8 @@ impl Splits {
     }
 }
 
-/// Splits `rows` into what stays and a seeded hold-out of `count` groups' rows or a few more; rows with equal `group` stay together. Both
-/// parts keep the order of the file. The split is fixed: every run of every seed sees the same one.
+/// Splits `rows` into what stays and a seeded hold-out of `count` rows; rows with equal `group` stay together, so that it may be a few
+/// more. Both parts keep the order of the file. The split is fixed: every run of every seed sees the same one.
 pub(crate) fn hold_out<T>(rows: Vec<T>, count: usize, group: impl Fn(usize, &T) -> String) -> (Vec<T>, Vec<T>) {
     let groups: Vec<String> = rows.iter().enumerate().map(|(index, row)| group(index, row)).collect();
     let mut order: Vec<&str> = Vec::new();

@@ -1,6 +1,6 @@
 //! Where data comes from: a folder of JSON Lines files, read row by row with errors that say where.
 
-use crate::error::{DataError, Result};
+use crate::error::{DataError, Result, RowProblem};
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -74,13 +74,15 @@ pub(crate) fn read_rows(path: &Path) -> Result<Vec<Row>> {
 }
 
 fn parse_row(path: Arc<Path>, line: usize, text: &str) -> Result<Row> {
-    let problem = |found: String| DataError::Row {
-        path: path.to_path_buf(),
-        line,
-        field: String::new(),
-        expected: "one JSON object".to_owned(),
-        found,
-        way_out: "the file should be JSON Lines, one object a line, UTF-8".to_owned(),
+    let problem = |found: String| {
+        DataError::Row(Box::new(RowProblem {
+            path: path.to_path_buf(),
+            line,
+            field: String::new(),
+            expected: "one JSON object".to_owned(),
+            found,
+            way_out: "the file should be JSON Lines, one object a line, UTF-8".to_owned(),
+        }))
     };
     match serde_json::from_str(text) {
         Ok(Value::Object(fields)) => Ok(Row { path, line, fields }),
@@ -144,14 +146,14 @@ impl Row {
                 )
             }
         };
-        DataError::Row {
+        DataError::Row(Box::new(RowProblem {
             path: self.path.to_path_buf(),
             line: self.line,
             field: field.to_owned(),
             expected: expected.to_owned(),
             found,
             way_out,
-        }
+        }))
     }
 }
 
@@ -176,12 +178,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("train.jsonl");
         std::fs::write(&path, text).unwrap();
-        read_rows(&path).map_err(|error| match error {
-            DataError::Row { line, field, expected, found, way_out, .. } => {
-                DataError::Row { path: "train.jsonl".into(), line, field, expected, found, way_out }
-            }
-            other => other,
-        })
+        read_rows(&path)
     }
 
     fn message(error: DataError) -> String {

@@ -112,7 +112,7 @@ fn draw_by_rank(draws: &mut Stream, len: usize) -> usize {
 }
 
 /// Pre-training text of the world of `seed` with the default sizes: short documents with `sentences` sentences in all, in lower-case
-/// ASCII letters, spaces, commas and full stops. It never contains a format of the tasks.
+/// ASCII letters, digits, spaces, commas and full stops. It never contains a format of the tasks.
 pub fn corpus(seed: u64, sentences: usize) -> impl Iterator<Item = String> + Send {
     World::new(seed).corpus(seed, sentences)
 }
@@ -131,13 +131,13 @@ mod tests {
         assert_eq!(hasher.finalize().to_hex()[..16], *PINNED);
     }
     /// Changes with every change of words, facts, grammar or draws; bases pre-trained before such a change no longer know the world.
-    const PINNED: &str = "0000000000000000";
+    const PINNED: &str = "a78c474f4dc5b991";
 
     #[test]
     fn the_corpus_is_plain_text_without_a_task_format() {
         let mut sentences = 0;
         for document in corpus(1, 5000) {
-            assert!(document.bytes().all(|b| b.is_ascii_lowercase() || b" ,.".contains(&b)), "{document}");
+            assert!(document.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b" ,.".contains(&b)), "{document}");
             assert!(document.ends_with('.') && !document.contains("  "), "{document}");
             sentences += document.matches('.').count();
         }

@@ -84,7 +84,8 @@ pub(crate) fn sentiment(world: &World, counts: Counts, difficulty: u8, new_words
                 // By count and not by chance, so that both labels have their share.
                 let new = (((index / 2 + 1) as f64 * share) as usize) > ((index / 2) as f64 * share) as usize;
                 let label = index % 2;
-                let (sentence, _) = opinion::sentence(world, &mut draws, label == 1, difficulty, if new { &kept } else { &known });
+                let (text, _) = opinion::sentence(world, &mut draws, label == 1, difficulty, if new { &kept } else { &known });
+                let sentence = format!("{text}.");
                 (sentence.clone(), LabelledSentence { id: format!("{split}:{index}"), sentence, label: label as u64 })
             },
         )
@@ -230,7 +231,7 @@ mod tests {
             let kept: Vec<&String> =
                 [&world.lexicon.praise, &world.lexicon.blame].into_iter().flat_map(|w| [1, 3, 6, 8].map(|rank| &w[rank])).collect();
             let with = |rows: &[LabelledSentence]| {
-                rows.iter().filter(|row| kept.iter().any(|word| row.sentence.split([' ', ',']).any(|w| w == *word))).count()
+                rows.iter().filter(|row| kept.iter().any(|word| row.sentence.split([' ', ',', '.']).any(|w| w == *word))).count()
             };
             assert_eq!(with(&rows.train), 0);
             assert!(with(&rows.test) > 50);
@@ -249,7 +250,7 @@ mod tests {
                     .enumerate()
                     .any(|(i, w)| w == word && matches!(i % 5, 1 | 3))
             };
-            rows.test.iter().filter(|row| row.sentence.split([' ', ',']).any(kept)).count()
+            rows.test.iter().filter(|row| row.sentence.split([' ', ',', '.']).any(kept)).count()
         };
         assert_eq!((new(0.0), new(0.5), new(1.0)), (0, 250, 500));
     }

@@ -219,7 +219,7 @@ impl MultipleChoice {
         }
     }
 
-    fn from_files(&self, source: &DataSource, layout: Layout, valid: usize) -> Result<Splits> {
+    fn load_files(&self, source: &DataSource, layout: Layout, valid: usize) -> Result<Splits> {
         let (train, test) = (self.train_rows(source)?, source.rows(self.name, self.name, "test")?);
         let names: Vec<String> = [&train, &test].into_iter().map(|rows| file_names(rows)).filter(|names| !names.is_empty()).collect();
         let dataset_id = format!("{} ({})", self.name, names.join(", "));
@@ -246,7 +246,7 @@ impl MultipleChoice {
         Ok(Example { id: parsed.id, prompt, answer: choices[parsed.answer].clone(), choices, references: Vec::new() })
     }
 
-    fn from_world(&self, options: &WorldOptions) -> Result<Splits> {
+    fn load_world(&self, options: &WorldOptions) -> Result<Splits> {
         let world = World::with_sizes(options.world_seed, options.world_sizes);
         let SplitRows { train, valid, test } = rows::choice(&world, options.counts(), options.difficulty).map_err(|short| {
             too_small(self.name, short, "lower `train`, `valid` or `test`, or raise `world_sizes.creatures` or `world_sizes.values`")
@@ -264,8 +264,8 @@ impl Task for MultipleChoice {
 
     fn load(&self, source: &DataSource) -> Result<Splits> {
         match &self.rows {
-            Rows::Files { layout, valid } => self.from_files(source, *layout, *valid),
-            Rows::World(options) => self.from_world(options),
+            Rows::Files { layout, valid } => self.load_files(source, *layout, *valid),
+            Rows::World(options) => self.load_world(options),
         }
     }
 
