@@ -1,0 +1,160 @@
+//! The command line, as clap reads it. What several verbs share is here; the rest is with each verb.
+
+use crate::commands;
+use crate::exit;
+use crate::machine;
+use crate::provenance;
+use clap::{Args, Parser, Subcommand};
+use peftbench_runner::Environment;
+use peftbench_spec::SweepSpec;
+use std::path::PathBuf;
+
+/// The sweep that ships, and that `peftbench sweep` runs when it is given none.
+pub const QUICK: &str = "experiments/quick.toml";
+
+/// The base models that ship, relative to the current folder.
+const SHIPPED_MODELS: &str = "bases";
+
+/// Environment variable with folders of models, separated as in PATH.
+const MODELS_VARIABLE: &str = "PEFTBENCH_MODELS";
+
+/// Benchmarks methods of parameter-efficient fine-tuning: one TOML file in, tables and plots out.
+#[derive(Debug, Parser)]
+#[command(name = "peftbench", version = provenance::VERSION, after_long_help = exit::TABLE)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    Sweep(commands::sweep::Sweep),
+    Plan(commands::plan::Plan),
+    Run(commands::run::Run),
+    Rerun(commands::rerun::Rerun),
+    Status(commands::status::Status),
+    Collect(commands::collect::Collect),
+    Report(commands::report::Report),
+    Show(commands::show::Show),
+    Inspect(commands::inspect::Inspect),
+    Ls(commands::ls::Ls),
+    Pretrain(commands::pretrain::Pretrain),
+    Doctor(commands::doctor::Doctor),
+    Completions(commands::completions::Completions),
+    #[command(hide = true)]
+    Worker(commands::worker::Worker),
+}
+
+/// Where results go.
+#[derive(Debug, Clone, Args)]
+pub struct ResultsArgs {
+    /// Folder of results; each sweep has a folder of its name in it
+    #[arg(long, value_name = "DIR", env = "PEFTBENCH_RESULTS", hide_env_values = true, default_value = "results")]
+    pub results: PathBuf,
+}
+
+/// Where models and data lie.
+#[derive(Debug, Clone, Args)]
+pub struct InputArgs {
+    /// Folder of real data sets; without one only the tasks of the invented world work
+    #[arg(long, value_name = "DIR", env = "PEFTBENCH_DATA", hide_env_values = true)]
+    pub data: Option<PathBuf>,
+    /// Folder of models (DIR/NAME with config.json, or DIR/NAME.gguf); may be given several times. Searched first, then the folders in
+    /// PEFTBENCH_MODELS, then `bases`
+    #[arg(long, value_name = "DIR")]
+    pub models: Vec<PathBuf>,
+}
+
+impl InputArgs {
+    /// The places a run reads from.
+    pub fn environment(&self, threads: usize) -> Environment {
+        let variable = std::env::var_os(MODELS_VARIABLE).unwrap_or_default();
+        let variable = std::env::split_paths(&variable).filter(|folder| !folder.as_os_str().is_empty());
+        let models = self.models.iter().cloned().chain(variable).chain([PathBuf::from(SHIPPED_MODELS)]).collect();
+        Environment { models, data: self.data.clone(), threads }
+    }
+}
+
+/// A sweep file and what the command line changes in it.
+#[derive(Debug, Clone, Args)]
+pub struct SpecArgs {
+    /// Sweep file
+    #[arg(value_name = "SPEC", default_value = QUICK)]
+    pub spec: PathBuf,
+    /// Gives a field one value in every run, whatever the file says, e.g. `--set train.lr=1e-3`; may be given several times
+    #[arg(long = "set", value_name = "FIELD=VALUE")]
+    pub set: Vec<String>,
+}
+
+impl SpecArgs {
+    /// Reads the file and applies the changes.
+    pub fn read(&self) -> anyhow::Result<SweepSpec> {
+        if !self.spec.exists() && self.spec == PathBuf::from(QUICK) {
+            let problem = exit::Problem::new(exit::Exit::BadSpec, format!("no sweep file is given, and there is no {QUICK} here"));
+            return Err(problem.hint("go to the folder of the repository, or name a sweep file").into());
+        }
+        let mut sweep = SweepSpec::read(&self.spec)?;
+        for assignment in &self.set {
+            sweep.set(assignment)?;
+        }
+        Ok(sweep)
+    }
+}
+
+/// How many processes and threads compute.
+#[derive(Debug, Clone, Args)]
+pub struct WorkerArgs {
+    /// Runs at a time, each in a process of its own [default: one a core]
+    #[arg(short = 'j', long, value_name = "N", value_parser = at_least_one)]
+    pub workers: Option<usize>,
+    /// Threads of each run [default: cores divided by workers]
+    #[arg(long, value_name = "N", value_parser = at_least_one)]
+    pub threads: Option<usize>,
+}
+
+impl WorkerArgs {
+    /// Runs at a time.
+    pub fn workers(&self) -> usize {
+        self.workers.unwrap_or_else(machine::cores)
+    }
+
+    /// Threads of each run.
+    pub fn threads(&self) -> usize {
+        self.threads.unwrap_or_else(|| (machine::cores() / self.workers()).max(1))
+    }
+}
+
+/// How progress is shown.
+#[derive(Debug, Clone, Args)]
+pub struct ProgressArgs {
+    /// Plain lines instead of progress bars, as when standard error is no terminal or CI is set
+    #[arg(long)]
+    pub no_progress: bool,
+}
+
+/// Reads a count of at least one.
+pub fn at_least_one(text: &str) -> Result<usize, String> {
+    match text.parse::<usize>() {
+        Ok(count) if count > 0 => Ok(count),
+        _ => Err("expected a whole number from 1".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory;
+
+    #[test]
+    fn the_definition_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn cores_are_shared_among_workers() {
+        let threads = |workers, threads| WorkerArgs { workers, threads }.threads();
+        assert_eq!(threads(Some(1), None), machine::cores());
+        assert_eq!(threads(Some(10_000), None), 1);
+        assert_eq!(threads(None, Some(3)), 3);
+    }
+}

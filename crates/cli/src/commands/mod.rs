@@ -1,0 +1,39 @@
+//! The verbs, one a file: each has its arguments and the function that does it.
+
+pub mod collect;
+pub mod completions;
+pub mod doctor;
+pub mod inspect;
+pub mod ls;
+pub mod plan;
+pub mod pretrain;
+pub mod report;
+pub mod rerun;
+pub mod run;
+pub mod show;
+pub mod status;
+pub mod sweep;
+pub mod worker;
+
+use crate::args::{Cli, Verb};
+use crate::exit::Exit;
+
+/// Does what the command line asks for.
+pub fn run(cli: Cli) -> anyhow::Result<Exit> {
+    match cli.verb {
+        Verb::Sweep(verb) => sweep::run(&verb),
+        Verb::Plan(verb) => plan::run(&verb),
+        Verb::Run(verb) => run::run(&verb),
+        Verb::Rerun(verb) => rerun::run(&verb),
+        Verb::Status(verb) => status::run(&verb),
+        Verb::Collect(verb) => collect::run(&verb),
+        Verb::Report(verb) => report::run(&verb),
+        Verb::Show(verb) => show::run(&verb),
+        Verb::Inspect(verb) => inspect::run(&verb),
+        Verb::Ls(verb) => ls::run(&verb),
+        Verb::Pretrain(verb) => pretrain::run(&verb),
+        Verb::Doctor(verb) => doctor::run(&verb),
+        Verb::Completions(verb) => completions::run(&verb),
+        Verb::Worker(verb) => worker::run(&verb),
+    }
+}

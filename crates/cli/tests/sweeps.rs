@@ -1,0 +1,232 @@
+//! Sweeps from end to end: finished, repeated, interrupted, killed, resumed.
+#![allow(missing_docs, clippy::unwrap_used)]
+#![cfg(unix)]
+
+mod common;
+
+use common::{Playground, Ran, Result, count_events, is_done, signal, state, wait_for};
+use peftbench_results::{rows::Status, tables};
+use std::fs;
+use std::process::Child;
+
+const METHODS: &str = "[axes]\nmethod = [\"none\", { type = \"lora\", r = 2 }, \"full\"]";
+
+/// Long enough to be interrupted several times.
+const LONG: &str = "method = { type = \"lora\", r = 2, lora_dropout = 0.1 }\n[axes]\ntrain.epochs = [40]";
+
+#[test]
+fn a_sweep_leaves_tables_and_a_report_and_never_repeats_a_run() {
+    let playground = Playground::new();
+    playground.sweep_file("s", &format!("{METHODS}\nseed = [0, 1]"));
+    let ran = playground.expect(0, &["sweep", "s.toml", "-j", "2"]);
+    // Zero-shot evaluation has no seed: two of the six cells are one run.
+    assert!(ran.stderr.contains("\ns: 5 done in "), "{}", ran.stderr);
+    assert!(ran.stdout.starts_with("model  task") && ran.stdout.contains("lora r=2"), "{}", ran.stdout);
+    assert!(ran.stdout.contains("\nreport: results/s/report/index.html\n"), "{}", ran.stdout);
+    let folder = playground.path("results/s");
+    for file in ["sweep.toml", "plan.parquet", "report/index.html", "tables/runs.parquet", "tables/results.md", "figures/accuracy.svg"] {
+        assert!(folder.join(file).is_file(), "{file}");
+    }
+    let runs = tables::read_runs(&folder).unwrap();
+    assert_eq!(runs.len(), 5);
+    for run in &runs {
+        assert_eq!(run.status, Status::Done);
+        assert!(run.primary_value.is_some() && run.version == env!("CARGO_PKG_VERSION") && run.rustc.starts_with("rustc"));
+        assert_eq!((run.attempt, run.threads, run.tokenizer_hash.is_some()), (1, Some(1), true));
+    }
+    assert_eq!(runs.iter().filter(|run| run.num_trainable_params == Some(0)).count(), 1);
+    let events = || playground.runs("results", "s").iter().map(|run| fs::read(run.join("events.jsonl")).unwrap()).collect::<Vec<_>>();
+    let before = events();
+    let again = playground.expect(0, &["sweep", "s.toml"]);
+    assert!(again.stderr.contains("s: 5 done before in"), "{}", again.stderr);
+    assert_eq!(again.stdout, ran.stdout);
+    assert!(events() == before, "a finished run was touched");
+    let plan = playground.expect(0, &["plan", "s.toml"]).stdout;
+    assert!(plan.contains("5 runs from 6 cells: 5 done\nnothing to run\n"), "{plan}");
+}
+
+#[test]
+fn the_verbs_that_look_at_results() {
+    let playground = Playground::new();
+    playground.sweep_file("s", METHODS);
+    let plan = playground.expect(0, &["plan", "s.toml", "--json"]).stdout;
+    let plan: Vec<serde_json::Value> = serde_json::from_str(&plan).unwrap();
+    assert_eq!(plan.iter().map(|run| run["status"].as_str().unwrap()).collect::<Vec<_>>(), ["new"; 3]);
+    assert!(!playground.path("results").exists(), "a plan writes nothing");
+    let ran = playground.expect(0, &["sweep", "s.toml", "--max-runs", "1", "--no-report"]);
+    assert!(ran.stderr.contains("s: 1 done in"), "{}", ran.stderr);
+    let ran = playground.expect(0, &["sweep", "s.toml", "--no-report"]);
+    assert!(ran.stderr.contains("s: 2 done, 1 done before in"), "{}", ran.stderr);
+    assert!(!playground.path("results/s/report").exists());
+    assert!(playground.expect(0, &["status"]).stdout.starts_with("s: 3 done\n"));
+    assert!(playground.expect(0, &["collect"]).stdout.starts_with("s: 3 done; 3 configurations with a result\n"));
+    assert!(playground.expect(0, &["report", "s"]).stdout.contains("results/s/report/index.html"));
+    assert_eq!(playground.expect(0, &["report", "--only", "accuracy"]).stdout.lines().count(), 3);
+    let ran = playground.expect(2, &["report", "--only", "acuracy"]);
+    assert!(ran.error().contains("did you mean `accuracy`?"), "{}", ran.stderr);
+    let id = plan[1]["run_id"].as_str().unwrap();
+    let shown = playground.expect(0, &["show", &id[..8]]).stdout;
+    for part in ["tiny · world/sentiment · lora r=2", "[spec.train]", "parameters train", "q_proj", "train ", "weights "] {
+        assert!(shown.contains(part), "{part}: {shown}");
+    }
+    let ran = playground.expect(4, &["status", "t"]);
+    assert!(ran.error().contains("no sweep `t` in results"), "{}", ran.stderr);
+}
+
+#[test]
+fn a_single_run_is_run_and_shown_and_belongs_to_its_sweep() {
+    let playground = Playground::new();
+    playground.sweep_file("s", METHODS);
+    let ran = playground.expect(2, &["run", "s.toml"]);
+    assert!(ran.error().contains("s.toml has 3 runs, and this verb runs one\nhint: narrow it"), "{}", ran.stderr);
+    assert!(!playground.path("results").exists());
+    let ran = playground.expect(0, &["run", "s.toml", "--set", "method=none"]);
+    assert!(ran.stdout.contains("\ntest "), "{}", ran.stdout);
+    let ran = playground.expect(0, &["sweep", "s.toml", "--no-report"]);
+    assert!(ran.stderr.contains("s: 2 done, 1 done before in"), "{}", ran.stderr);
+    let manifest = playground.runs("results", "s")[0].join("manifest.toml");
+    playground.expect(0, &["run", manifest.to_str().unwrap(), "--results", "elsewhere"]);
+    assert!(is_done(&playground.only_run("elsewhere", "s")));
+}
+
+#[test]
+fn a_rerun_is_the_same_to_the_bit_and_a_changed_record_is_found_out() {
+    let playground = Playground::new();
+    playground.sweep_file("s", "method = { type = \"lora\", r = 2, lora_dropout = 0.1 }");
+    playground.expect(0, &["sweep", "s.toml", "--no-report"]);
+    let run = playground.only_run("results", "s");
+    let id = run.file_name().unwrap().to_str().unwrap().to_owned();
+    let ran = playground.expect(0, &["rerun", &id[..6], "--check"]);
+    assert!(ran.stdout.contains("the same to the bit: 24 steps"), "{}", ran.stdout);
+    playground.expect(0, &["rerun", run.join("manifest.toml").to_str().unwrap(), "--check"]);
+    let events = fs::read_to_string(run.join("events.jsonl")).unwrap();
+    let line = events.lines().find(|line| line.contains("\"event\":\"step\",\"step\":3,")).unwrap();
+    let loss = line.split("\"loss\":").nth(1).unwrap().split(',').next().unwrap();
+    let flipped = f64::from_bits(loss.parse::<f64>().unwrap().to_bits() ^ 1);
+    let edited = line.replace(&format!("\"loss\":{loss}"), &format!("\"loss\":{flipped:?}"));
+    fs::write(run.join("events.jsonl"), events.replace(line, &edited)).unwrap();
+    let ran = playground.expect(6, &["rerun", &id, "--check"]);
+    assert!(ran.error().contains(&format!("differs from its record: step 3: loss: recorded {flipped:?}, now {loss}\nhint: program and machine are the same")), "{}", ran.stderr);
+    fs::write(run.join("events.jsonl"), events).unwrap();
+    let adapter = run.join("adapter/adapter_model.safetensors");
+    let mut bytes = fs::read(&adapter).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    fs::write(&adapter, bytes).unwrap();
+    let ran = playground.expect(6, &["rerun", &id, "--check"]);
+    assert!(ran.error().contains("differs from its record: adapter tensor base_model.model."), "{}", ran.stderr);
+}
+
+/// Starts the long sweep and waits until its run is at step `step` at least, in its attempt `attempt`.
+fn start(playground: &Playground, results: &str, attempt: usize, steps: usize) -> Child {
+    let sweep = playground.spawn(&["sweep", "long.toml", "--results", results, "--no-report"]);
+    wait_for("steps of the run", || {
+        let run = playground.runs(results, "long").pop()?;
+        let begun = count_events(&run, "started") >= attempt && state(&run)?.process.is_some();
+        (begun && count_events(&run, "step") >= steps).then_some(())
+    });
+    sweep
+}
+
+#[test]
+fn killed_and_interrupted_sweeps_end_with_the_same_bytes_as_an_undisturbed_one() {
+    let playground = Playground::new();
+    playground.sweep_file("long", LONG);
+    playground.expect(0, &["sweep", "long.toml", "--results", "calm", "--no-report"]);
+    let calm = Result::of(&playground.only_run("calm", "long"));
+    assert_eq!(calm.steps.len(), 480);
+
+    // Ctrl-C: the run is saved, and the next attempt goes on from there.
+    let sweep = start(&playground, "rough", 1, 50);
+    signal(sweep.id(), "INT");
+    let ran = Ran::of(sweep.wait_with_output().unwrap());
+    assert_eq!(ran.code, 130, "{}", ran.stderr);
+    assert!(ran.stderr.contains("saving and stopping") && ran.stderr.contains("the same command goes on from here"), "{}", ran.stderr);
+    let run = playground.only_run("rough", "long");
+    let saved = state(&run).unwrap().step;
+    assert!(saved >= 50 && !is_done(&run), "{saved}");
+    let plan = playground.expect(0, &["plan", "long.toml", "--results", "rough"]).stdout;
+    assert!(plan.contains(&format!("interrupted at step {saved}")), "{plan}");
+
+    // kill -9 of the worker: its run has failed, and is begun again from the checkpoint when asked for.
+    let steps = count_events(&run, "step");
+    let sweep = start(&playground, "rough", 2, steps + 30);
+    signal(state(&run).unwrap().process.unwrap().pid, "KILL");
+    let ran = Ran::of(sweep.wait_with_output().unwrap());
+    assert_eq!(ran.code, 5, "{}", ran.stderr);
+    assert!(ran.stderr.contains("killed by signal 9"), "{}", ran.stderr);
+
+    // kill -9 of the supervisor, then of the worker that it leaves.
+    let steps = count_events(&run, "step");
+    let mut sweep = playground.spawn(&["sweep", "long.toml", "--results", "rough", "--no-report", "--retry", "failed"]);
+    wait_for("the third attempt", || (count_events(&run, "started") >= 3 && count_events(&run, "step") >= steps + 30).then_some(()));
+    let worker = wait_for("the worker", || state(&run)?.process).pid;
+    signal(sweep.id(), "KILL");
+    signal(worker, "KILL");
+    sweep.wait().unwrap();
+    assert!(!is_done(&run));
+
+    let ran = playground.expect(0, &["sweep", "long.toml", "--results", "rough", "--no-report"]);
+    assert!(ran.stderr.contains("long: 1 done in"), "{}", ran.stderr);
+    assert_eq!(count_events(&run, "started"), 4);
+    let rough = Result::of(&run);
+    assert!(rough == calm, "the record of the disturbed run differs");
+    assert_eq!(tables::read_runs(&playground.path("rough/long")).unwrap()[0].attempt, 4);
+    let rerun = playground.expect(0, &["rerun", run.join("manifest.toml").to_str().unwrap(), "--check"]);
+    assert!(rerun.stdout.contains("the same to the bit: 480 steps"), "{}", rerun.stdout);
+}
+
+#[test]
+fn a_worker_whose_supervisor_was_killed_saves_and_ends_and_the_next_sweep_goes_on() {
+    let playground = Playground::new();
+    playground.sweep_file("long", LONG);
+    let mut sweep = start(&playground, "results", 1, 30);
+    signal(sweep.id(), "KILL");
+    sweep.wait().unwrap();
+    let run = playground.only_run("results", "long");
+    wait_for("the worker to end", || (!state(&run)?.is_alive()).then_some(()));
+    assert_eq!(count_events(&run, "checkpoint"), 1);
+    playground.expect(0, &["sweep", "long.toml", "--no-report"]);
+    let text = fs::read_to_string(run.join("events.jsonl")).unwrap();
+    let resumed = text.lines().filter(|line| line.contains("\"event\":\"started\"")).nth(1).unwrap();
+    assert!(!resumed.contains("\"resumed_from_step\":0}"), "{resumed}");
+}
+
+#[test]
+fn a_second_sweep_on_the_same_results_is_refused_and_the_first_unharmed() {
+    let playground = Playground::new();
+    playground.sweep_file("long", LONG);
+    let first = start(&playground, "results", 1, 10);
+    let second = playground.expect(8, &["sweep", "long.toml"]);
+    let message = format!("error: sweep `long` is held by another process (pid {}, since 2", first.id());
+    assert!(second.error().starts_with(&message), "{}", second.stderr);
+    playground.expect(0, &["status"]);
+    playground.expect(0, &["plan", "long.toml"]);
+    let ran = Ran::of(first.wait_with_output().unwrap());
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+}
+
+#[test]
+fn results_of_a_newer_version_are_left_alone() {
+    let playground = Playground::new();
+    playground.sweep_file("s", METHODS);
+    playground.write("results/s/store.json", "{\"store_version\": 7}");
+    let ran = playground.expect(8, &["sweep", "s.toml"]);
+    assert!(ran.error().contains("store version 7 is newer than this program's 1"), "{}", ran.stderr);
+}
+
+#[test]
+fn changed_data_are_noticed_and_a_run_over_them_starts_afresh_when_asked_to() {
+    let playground = Playground::new();
+    let rows = |word: &str| (0..40).map(|i| format!("{{\"sentence\": \"{word} {i}\", \"label\": {}}}\n", i % 2)).collect::<String>();
+    playground.write("data/glue/sst2/train.jsonl", &rows("good"));
+    playground.write("data/glue/sst2/dev.jsonl", &rows("fine"));
+    playground.sweep_file("s", "method = \"lora\"\n[axes]\ntask = [\"glue/sst2\"]");
+    let sweep = |more: &[&str]| playground.expect(0, &[&["sweep", "s.toml", "--data", "data", "--no-report"], more].concat());
+    sweep(&[]);
+    playground.write("data/glue/sst2/dev.jsonl", &rows("bad"));
+    let ran = sweep(&[]);
+    assert!(ran.stderr.contains("s: 1 done before with other inputs (`--retry changed` runs them again)"), "{}", ran.stderr);
+    let ran = sweep(&["--retry", "changed"]);
+    assert!(ran.stderr.contains("s: 1 done in"), "{}", ran.stderr);
+    assert!(sweep(&[]).stderr.contains("s: 1 done before in"));
+}

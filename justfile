@@ -1,0 +1,48 @@
+# Every recipe is one plain cargo line, so that everything works without just.
+
+# Lists the recipes
+default:
+    @just --list --unsorted
+
+# Runs a sweep (experiments/quick.toml if none is given) and reports on it
+sweep *ARGS:
+    cargo run --release -- sweep {{ARGS}}
+
+# Shows what a sweep would run
+plan *ARGS:
+    cargo run --release -- plan {{ARGS}}
+
+# Draws the report of a sweep again
+report *ARGS:
+    cargo run --release -- report {{ARGS}}
+
+# Runs a finished run again and compares it with its record, bit for bit
+rerun RUN *ARGS:
+    cargo run --release -- rerun {{RUN}} --check {{ARGS}}
+
+# Runs all tests
+test *ARGS:
+    cargo test --release {{ARGS}}
+
+# Checks format and lints
+check: fmt clippy
+
+# Checks the format
+fmt:
+    cargo fmt --all --check
+
+# Checks the lints
+clippy:
+    cargo clippy --release --all-targets -- -D warnings
+
+# Runs the benchmarks of the kernels
+bench *ARGS:
+    cargo bench {{ARGS}}
+
+# Makes a base model that ships again, e.g. `just pretrain tiny-mamba`
+pretrain NAME:
+    cargo run --release -- pretrain experiments/bases/{{NAME}}.toml --out bases/{{NAME}}
+
+# Runs the first four runs of the quick sweep, apart from its results
+smoke:
+    cargo run --release -- sweep experiments/quick.toml --max-runs 4 --results target/smoke
