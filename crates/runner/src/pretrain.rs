@@ -110,9 +110,33 @@ pub fn pretrain(spec: &PretrainSpec, out: &Path, stop: &AtomicBool, progress: &m
     }
     trainer.save(out)?;
     write_atomically(&out.join("pretrain.toml"), toml_text(spec)?.as_bytes())?;
-    let first: Vec<String> = losses.iter().take(RECORDED_STEPS).map(|loss| format!("{loss:?}")).collect();
-    write_atomically(&out.join("first_losses.txt"), (first.join("\n") + "\n").as_bytes())?;
+    let record = FirstLosses { processor: processor(), losses: losses.into_iter().take(RECORDED_STEPS).collect() };
+    let text = serde_json::to_string_pretty(&record).map_err(|e| RunError::file("write", out.join(FIRST_LOSSES), e))?;
+    write_atomically(&out.join(FIRST_LOSSES), (text + "\n").as_bytes())?;
     Ok(true)
+}
+
+/// The file with the first losses, beside the weights.
+pub const FIRST_LOSSES: &str = "first_losses.json";
+
+/// The losses of the first steps, and the processor they were computed on: another one may block its matrix products otherwise, and then
+/// sums in another order.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FirstLosses {
+    /// As [`processor`] names it.
+    pub processor: String,
+    /// Mean losses, nats a token.
+    pub losses: Vec<f64>,
+}
+
+/// The processor's name with its family and model number, where the system tells; else the architecture.
+pub fn processor() -> String {
+    let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
+    let field = |name: &str| text.lines().find_map(|line| line.split_once(':').filter(|(key, _)| key.trim() == name).map(|(_, value)| value.trim().to_owned()));
+    match (field("model name"), field("cpu family"), field("model")) {
+        (Some(name), Some(family), Some(model)) => format!("{name} family {family} model {model}"),
+        _ => std::env::consts::ARCH.to_owned(),
+    }
 }
 
 /// The losses of the first `steps` steps of `spec`, with the tokenizer that ships.

@@ -46,11 +46,13 @@ pub struct Sst2Options {
     pub valid: usize,
     /// What stands before the sentence, with the legend of the labels; empty for none.
     pub instruction: String,
+    /// What stands between the prompt and the digit; empty in the paper. A space where the tokenizer knows digits best behind one.
+    pub label_prefix: String,
 }
 
 impl Default for Sst2Options {
     fn default() -> Self {
-        Self { valid: 2000, instruction: SST2_INSTRUCTION.to_owned() }
+        Self { valid: 2000, instruction: SST2_INSTRUCTION.to_owned(), label_prefix: String::new() }
     }
 }
 
@@ -75,6 +77,9 @@ pub struct WorldOptions {
     pub world_sizes: WorldSizes,
     /// What stands before the sentence; empty by default, because the models for this world are tiny.
     pub instruction: String,
+    /// What stands between the prompt and the digit; empty in the paper. A space by default, as the world's
+    /// text has before every digit: a label that pre-training never saw could not be learnt without training the embeddings.
+    pub label_prefix: String,
 }
 
 impl Default for WorldOptions {
@@ -88,6 +93,7 @@ impl Default for WorldOptions {
             world_seed: 0,
             world_sizes: WorldSizes::default(),
             instruction: String::new(),
+            label_prefix: " ".to_owned(),
         }
     }
 }
@@ -126,13 +132,13 @@ impl LabelledSentence {
         }
     }
 
-    fn example(self, instruction: &str) -> Example {
+    fn example(self, instruction: &str, prefix: &str) -> Example {
         let instruction = if instruction.is_empty() { String::new() } else { format!("{instruction}{SEPARATOR}") };
         Example {
             id: self.id,
             prompt: format!("{instruction}{}{SEPARATOR}", self.sentence),
-            answer: self.label.to_string(),
-            choices: vec!["0".to_owned(), "1".to_owned()],
+            answer: format!("{prefix}{}", self.label),
+            choices: vec![format!("{prefix}0"), format!("{prefix}1")],
             references: Vec::new(),
         }
     }
@@ -179,11 +185,11 @@ impl Task for Sentiment {
 
     fn load(&self, source: &DataSource) -> Result<Splits> {
         let (dataset_id, rows) = self.rows(source)?;
-        let instruction = match &self.rows {
-            Rows::Sst2(options) => &options.instruction,
-            Rows::World(options) => &options.instruction,
+        let (instruction, prefix) = match &self.rows {
+            Rows::Sst2(options) => (&options.instruction, &options.label_prefix),
+            Rows::World(options) => (&options.instruction, &options.label_prefix),
         };
-        let examples = |rows: Vec<LabelledSentence>| rows.into_iter().map(|row| row.example(instruction)).collect();
+        let examples = |rows: Vec<LabelledSentence>| rows.into_iter().map(|row| row.example(instruction, prefix)).collect();
         Ok(Splits { dataset_id, train: examples(rows.train), valid: examples(rows.valid), test: examples(rows.test) })
     }
 
