@@ -253,10 +253,11 @@ mod tests {
     fn a_prediction_counts_where_it_is_the_label() {
         let task = build(&Component::named("world/sentiment")).unwrap();
         let splits = task.load(&DataSource::default()).unwrap();
-        let all_positive = vec!["1".to_owned(); splits.test.len()];
+        let all_positive = vec![" 1".to_owned(); splits.test.len()];
         let metrics = task.score(&splits.test, &all_positive);
         assert_eq!((metrics[0].value, metrics[0].n_items), (0.5, 500));
-        let mean = splits.test.iter().map(|example| task.item_score(example, "1")).sum::<f64>() / 500.0;
+        let mean = splits.test.iter().map(|example| task.item_score(example, " 1")).sum::<f64>() / 500.0;
         assert_eq!(mean, 0.5);
+        assert!(splits.test.iter().all(|example| example.prompt.ends_with(".###") && example.choices == [" 0", " 1"]));
     }
 }
