@@ -59,8 +59,7 @@ pub struct InputArgs {
     /// Folder of real data sets; without one only the tasks of the invented world work
     #[arg(long, value_name = "DIR", env = "PEFTBENCH_DATA", hide_env_values = true)]
     pub data: Option<PathBuf>,
-    /// Folder of models (DIR/NAME with config.json, or DIR/NAME.gguf); may be given several times. Searched first, then the folders in
-    /// PEFTBENCH_MODELS, then `bases`
+    /// Folder of models (DIR/NAME with config.json, or DIR/NAME.gguf), searched before PEFTBENCH_MODELS and `bases`; repeatable
     #[arg(long, value_name = "DIR")]
     pub models: Vec<PathBuf>,
 }
@@ -81,7 +80,7 @@ pub struct SpecArgs {
     /// Sweep file
     #[arg(value_name = "SPEC", default_value = QUICK)]
     pub spec: PathBuf,
-    /// Gives a field one value in every run, whatever the file says, e.g. `--set train.lr=1e-3`; may be given several times
+    /// Gives a field one value in every run, whatever the file says, e.g. `--set train.lr=1e-3`; repeatable
     #[arg(long = "set", value_name = "FIELD=VALUE")]
     pub set: Vec<String>,
 }
@@ -127,7 +126,7 @@ impl WorkerArgs {
 /// How progress is shown.
 #[derive(Debug, Clone, Args)]
 pub struct ProgressArgs {
-    /// Plain lines instead of progress bars, as when standard error is no terminal or CI is set
+    /// Plain lines instead of progress bars, as where there is no terminal or CI is set
     #[arg(long)]
     pub no_progress: bool,
 }

@@ -210,9 +210,7 @@ mod tests {
     #[test]
     fn the_table_lists_every_code() {
         use Exit::*;
-        for exit in
-            [Done, Internal, Usage, BadSpec, NothingSelected, RunsFailed, Differs, MissingInput, StoreUnavailable, Interrupted]
-        {
+        for exit in [Done, Internal, Usage, BadSpec, NothingSelected, RunsFailed, Differs, MissingInput, StoreUnavailable, Interrupted] {
             assert!(TABLE.lines().any(|line| line.trim_start().starts_with(&format!("{}  ", exit.code()))), "{exit:?}");
         }
     }

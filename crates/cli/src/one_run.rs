@@ -70,18 +70,15 @@ pub fn run(
 }
 
 impl Ended {
-    /// Nothing where the run is done; else the exit code of what became of it.
-    pub fn check(&self) -> anyhow::Result<Option<Exit>> {
+    /// Whether the run is done, and not stopped; an error where it failed.
+    pub fn is_done(&self) -> anyhow::Result<bool> {
         match (self.state.status, &self.state.failure) {
-            (Status::Done, _) => Ok(None),
+            (Status::Done, _) => Ok(true),
             (Status::Failed, Some(failure)) => {
                 Err(Problem::new(exit::of_failure(failure.kind), format!("run {} failed: {}", self.id, failure.message)).into())
             }
             (Status::Failed, None) => Err(Problem::new(Exit::Internal, format!("run {} failed", self.id)).into()),
-            _ => {
-                eprintln!("stopped: the same command goes on from here");
-                Ok(Some(Exit::Interrupted))
-            }
+            _ => Ok(false),
         }
     }
 }

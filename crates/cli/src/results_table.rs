@@ -1,6 +1,6 @@
 //! The results of a sweep as a compact table for the terminal.
 
-use crate::text_table::{self, number, text};
+use crate::text_table::{self, Column, number, text};
 use peftbench_results::{AggregateRow, tables};
 use peftbench_sweep::units::{Bytes, Count};
 use std::path::Path;
@@ -8,41 +8,41 @@ use std::path::Path;
 /// More rows than this are better read in the report.
 const MOST_ROWS: usize = 60;
 
+/// A field that has a column where it is not the same in all rows.
+type Field = (&'static str, fn(&AggregateRow) -> String);
+
+const FIELDS: [Field; 5] = [
+    ("policy", |row| row.policy.clone()),
+    ("lr", |row| format!("{:?}", row.lr)),
+    ("epochs", |row| row.epochs.to_string()),
+    ("batch", |row| (row.batch_size * row.gradient_accumulation).to_string()),
+    ("train samples", |row| row.train_samples.map_or_else(|| "all".to_owned(), |samples| samples.to_string())),
+];
+
 /// One line a configuration: its primary metric with the 95 % interval over seeds, and what it cost. Empty where nothing is finished.
 pub fn render(sweep_dir: &Path) -> anyhow::Result<String> {
     let rows = tables::read_aggregates(sweep_dir)?;
     if rows.is_empty() {
         return Ok(String::new());
     }
-    let columns = [
-        text("model"),
-        text("task"),
-        text("method"),
-        text("targets"),
-        text("layers"),
-        text("metric"),
-        number("mean"),
-        number("95 %"),
-        number("seeds"),
-        number("trainable"),
-        number("peak"),
-        number("tok/s"),
-    ];
-    let mut table = text_table::render(&columns, &rows.iter().take(MOST_ROWS).map(cells).collect::<Vec<_>>());
+    let varied: Vec<&Field> = FIELDS.iter().filter(|(_, cell)| rows.iter().any(|row| cell(row) != cell(&rows[0]))).collect();
+    let settings = ["model", "task", "method", "targets", "layers"].into_iter().map(text);
+    let varied_columns = varied.iter().map(|(heading, _)| number(heading));
+    let measures = ["mean", "95 %", "seeds", "trainable", "peak", "tok/s"].into_iter().map(number);
+    let columns: Vec<Column> = settings.chain(varied_columns).chain([text("metric")]).chain(measures).collect();
+    let cells: Vec<Vec<String>> = rows.iter().take(MOST_ROWS).map(|row| cells(row, &varied)).collect();
+    let mut table = text_table::render(&columns, &cells);
     if rows.len() > MOST_ROWS {
         table += &format!("… and {} more in the tables and the report\n", rows.len() - MOST_ROWS);
     }
     Ok(table)
 }
 
-fn cells(row: &AggregateRow) -> Vec<String> {
+fn cells(row: &AggregateRow, varied: &[&Field]) -> Vec<String> {
     let known = |value: Option<String>| value.unwrap_or_else(|| "-".to_owned());
-    vec![
-        row.model.clone(),
-        row.task.clone(),
-        row.method.clone(),
-        row.targets.clone(),
-        row.layers.clone(),
+    let mut cells = vec![row.model.clone(), row.task.clone(), row.method.clone(), row.targets.clone(), row.layers.clone()];
+    cells.extend(varied.iter().map(|(_, cell)| cell(row)));
+    cells.extend([
         row.primary_metric.clone(),
         format!("{:.4}", row.mean),
         known(row.interval().map(|interval| format!("{:.3}..{:.3}", interval.low, interval.high))),
@@ -50,5 +50,6 @@ fn cells(row: &AggregateRow) -> Vec<String> {
         known(row.num_trainable_params.map(|count| Count(count).to_string())),
         known(row.train_peak_bytes_median.filter(|&bytes| bytes > 0).or(row.eval_peak_bytes_median).map(|bytes| Bytes(bytes).to_string())),
         known(row.train_tokens_per_second_median.map(|rate| Count(rate as u64).to_string())),
-    ]
+    ]);
+    cells
 }

@@ -20,13 +20,13 @@ pub const fn number(heading: &'static str) -> Column {
 pub fn render(columns: &[Column], rows: &[Vec<String>]) -> String {
     let headings: Vec<String> = columns.iter().map(|column| column.heading.to_owned()).collect();
     let lines: Vec<&Vec<String>> = std::iter::once(&headings).chain(rows).collect();
-    let widths: Vec<usize> =
-        (0..columns.len()).map(|i| lines.iter().map(|line| line[i].chars().count()).max().unwrap_or(0)).collect();
+    let widths: Vec<usize> = (0..columns.len()).map(|i| lines.iter().map(|line| line[i].chars().count()).max().unwrap_or(0)).collect();
     let mut table = String::new();
     for line in lines {
         let cells = line.iter().zip(columns).zip(&widths);
-        let padded: Vec<String> =
-            cells.map(|((cell, column), &width)| if column.right { format!("{cell:>width$}") } else { format!("{cell:<width$}") }).collect();
+        let padded: Vec<String> = cells
+            .map(|((cell, column), &width)| if column.right { format!("{cell:>width$}") } else { format!("{cell:<width$}") })
+            .collect();
         table += padded.join("  ").trim_end();
         table.push('\n');
     }

@@ -67,7 +67,8 @@ fn models_that_are_found_are_listed_and_the_doctor_is_content() {
 fn inspect_shows_what_a_selector_hits() {
     let playground = Playground::new();
     let ran = playground.expect(0, &["inspect", "tiny", "--targets", "q_proj", "group:mlp"]);
-    let line = |pattern: &str| ran.stdout.lines().find(|line| line.starts_with(pattern)).unwrap_or_else(|| panic!("{}", ran.stdout)).to_owned();
+    let line =
+        |pattern: &str| ran.stdout.lines().find(|line| line.starts_with(pattern)).unwrap_or_else(|| panic!("{}", ran.stdout)).to_owned();
     let words = line("model.layers.*.self_attn.q_proj ");
     let words: Vec<&str> = words.split_whitespace().collect();
     assert_eq!(words[1..], ["0-1", "linear", "q_proj", "[32,", "32]", "q_proj", "2", "2.0", "k"]);

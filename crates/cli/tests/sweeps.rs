@@ -106,7 +106,13 @@ fn a_rerun_is_the_same_to_the_bit_and_a_changed_record_is_found_out() {
     let edited = line.replace(&format!("\"loss\":{loss}"), &format!("\"loss\":{flipped:?}"));
     fs::write(run.join("events.jsonl"), events.replace(line, &edited)).unwrap();
     let ran = playground.expect(6, &["rerun", &id, "--check"]);
-    assert!(ran.error().contains(&format!("differs from its record: step 3: loss: recorded {flipped:?}, now {loss}\nhint: program and machine are the same")), "{}", ran.stderr);
+    assert!(
+        ran.error().contains(&format!(
+            "differs from its record: step 3: loss: recorded {flipped:?}, now {loss}\nhint: program and machine are the same"
+        )),
+        "{}",
+        ran.stderr
+    );
     fs::write(run.join("events.jsonl"), events).unwrap();
     let adapter = run.join("adapter/adapter_model.safetensors");
     let mut bytes = fs::read(&adapter).unwrap();
@@ -203,6 +209,33 @@ fn a_second_sweep_on_the_same_results_is_refused_and_the_first_unharmed() {
     playground.expect(0, &["plan", "long.toml"]);
     let ran = Ran::of(first.wait_with_output().unwrap());
     assert_eq!(ran.code, 0, "{}", ran.stderr);
+}
+
+#[test]
+fn folders_come_from_the_environment_and_options_go_before_them() {
+    let playground = Playground::new();
+    playground.sweep_file("s", "method = \"none\"");
+    fs::rename(playground.path("bases"), playground.path("moved")).unwrap();
+    let sweep = |more: &[&str]| {
+        let mut command = playground.command(&[&["sweep", "s.toml", "--no-report"], more].concat());
+        let models = std::env::join_paths([playground.path("nowhere"), playground.path("moved")]).unwrap();
+        Ran::of(command.env("PEFTBENCH_MODELS", models).env("PEFTBENCH_RESULTS", "from_environment").output().unwrap())
+    };
+    assert_eq!(sweep(&[]).code, 0);
+    assert!(is_done(&playground.only_run("from_environment", "s")));
+    assert_eq!(sweep(&["--results", "from_option"]).code, 0);
+    assert!(is_done(&playground.only_run("from_option", "s")));
+}
+
+#[test]
+fn a_reader_that_goes_away_is_no_error() {
+    let playground = Playground::new();
+    playground.sweep_file("s", METHODS);
+    let mut sweep = playground.spawn(&["sweep", "s.toml"]);
+    drop(sweep.stdout.take());
+    let ran = Ran::of(sweep.wait_with_output().unwrap());
+    assert_eq!(ran.code, 0, "{}", ran.stderr);
+    assert!(playground.path("results/s/report/index.html").exists());
 }
 
 #[test]

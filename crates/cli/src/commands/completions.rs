@@ -6,7 +6,9 @@ use crate::output;
 use clap::{Args, CommandFactory};
 use clap_complete::Shell;
 
-/// Prints a completion script, e.g. `peftbench completions bash > ~/.local/share/bash-completion/completions/peftbench`
+/// Prints a completion script for a shell
+///
+/// E.g. `peftbench completions bash > ~/.local/share/bash-completion/completions/peftbench`
 #[derive(Debug, Args)]
 pub struct Completions {
     /// The shell

@@ -116,16 +116,11 @@ fn font() -> Finding {
     }
 }
 
-/// Tries to write a file, and takes away what was made for that.
+/// Tries to write a file in the folder, or where it would be made, and takes it away again.
 fn results(folder: &Path) -> Finding {
-    let existed = folder.exists();
-    let probe = folder.join(format!(".doctor-{}.tmp", std::process::id()));
-    let written = std::fs::create_dir_all(folder).and_then(|()| std::fs::write(&probe, "probe")).and_then(|()| std::fs::remove_file(&probe));
-    if !existed {
-        // Only ever removes an empty folder.
-        let _ = std::fs::remove_dir(folder);
-    }
-    match written {
+    let there = folder.ancestors().find(|above| above.exists()).unwrap_or(Path::new("."));
+    let probe = there.join(format!(".doctor-{}.tmp", std::process::id()));
+    match std::fs::write(&probe, "probe").and_then(|()| std::fs::remove_file(&probe)) {
         Ok(()) => Finding::good("results", format!("{} can be written", folder.display())),
         Err(error) => Finding::bad("results", format!("{} cannot be written: {error}", folder.display()), Exit::Internal),
     }

@@ -44,7 +44,8 @@ pub fn run(verb: &Inspect) -> anyhow::Result<Exit> {
     let selected = select(verb, &mut *model)?;
     let shapes = shapes(&mut *model);
     let lines: Vec<Line> = selected.iter().map(|slot| line(slot, &shapes)).collect();
-    let columns = [text("slot"), text("layers"), text("kind"), text("role"), text("shape"), text("matched by"), number("count"), number("scalars")];
+    let columns =
+        [text("slot"), text("layers"), text("kind"), text("role"), text("shape"), text("matched by"), number("count"), number("scalars")];
     let rows: Vec<Vec<String>> = slot_table::group(&lines)
         .into_iter()
         .map(|group| {

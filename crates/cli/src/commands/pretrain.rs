@@ -49,7 +49,7 @@ impl Progress {
     fn new(steps: u64) -> Self {
         let plain = !std::io::stderr().is_terminal();
         let bar = if plain { ProgressBar::hidden() } else { ProgressBar::new(steps) };
-        bar.set_style(ProgressStyle::with_template("{bar:30} {wide_msg}").unwrap_or_else(|_| ProgressStyle::default_bar()));
+        bar.set_style(ProgressStyle::with_template("{bar:16} {wide_msg}").unwrap_or_else(|_| ProgressStyle::default_bar()));
         Self { bar, plain, begun: Instant::now(), tokens: 0, last: Instant::now() }
     }
 

@@ -51,8 +51,10 @@ pub fn run(verb: &Rerun) -> anyhow::Result<Exit> {
         recorded => recorded,
     });
     let ended = one_run::run(&sweep, &store, &AsRecorded, verb.inputs.environment(threads), &verb.progress, stop)?;
-    if let Some(exit) = ended.check()? {
-        return Ok(exit);
+    if !ended.is_done().with_context(|| format!("could not make the run again in {}", scratch.display()))? {
+        eprintln!("stopped");
+        remove(&scratch)?;
+        return Ok(Exit::Interrupted);
     }
     let folder = store.run_dir(&ended.id);
     if !verb.check {
@@ -66,7 +68,7 @@ pub fn run(verb: &Rerun) -> anyhow::Result<Exit> {
     };
     match found {
         Ok(compared) => {
-            std::fs::remove_dir_all(&scratch).with_context(|| format!("could not remove {}", scratch.display()))?;
+            remove(&scratch)?;
             output::print(&format!("run {}: the same to the bit: {}\n", ended.id, describe(&compared)))?;
             Ok(Exit::Done)
         }
@@ -75,6 +77,10 @@ pub fn run(verb: &Rerun) -> anyhow::Result<Exit> {
             Err(problem.hint(reason(&manifest.provenance, &now.provenance, &folder)).into())
         }
     }
+}
+
+fn remove(scratch: &Path) -> anyhow::Result<()> {
+    std::fs::remove_dir_all(scratch).with_context(|| format!("could not remove {}", scratch.display()))
 }
 
 fn find_manifest(verb: &Rerun) -> anyhow::Result<PathBuf> {

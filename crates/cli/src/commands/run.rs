@@ -18,7 +18,7 @@ pub struct Run {
     /// A run's manifest.toml, or a sweep file that has one run
     #[arg(value_name = "MANIFEST|SPEC")]
     file: PathBuf,
-    /// Gives a field of a sweep file one value, e.g. `--set seed=0`; may be given several times
+    /// Gives a field of the run one value, e.g. `--set seed=0`; repeatable
     #[arg(long = "set", value_name = "FIELD=VALUE")]
     set: Vec<String>,
     #[command(flatten)]
@@ -50,8 +50,9 @@ pub fn run(verb: &Run) -> anyhow::Result<Exit> {
         return Err(Problem::new(Exit::Usage, problem).hint(hint).into());
     }
     let ended = one_run::run(&sweep, &store, &resolver, environment, &verb.progress, stop)?;
-    if let Some(exit) = ended.check()? {
-        return Ok(exit);
+    if !ended.is_done()? {
+        eprintln!("stopped: the same command goes on from here");
+        return Ok(Exit::Interrupted);
     }
     output::print(&commands::show::describe(&store, &ended.id)?)?;
     Ok(Exit::Done)

@@ -57,10 +57,7 @@ fn result(summary: &Summary) -> String {
     let rate = |rate: Option<f64>| known(rate.map(|rate| format!("{} tok/s", Count(rate as u64))));
     let error = summary.primary_stderr.map(|error| format!(" ± {error:.4}")).unwrap_or_default();
     let lines = [
-        (
-            "test",
-            format!("{} {:.4}{error} (standard error over {} items)", summary.primary_metric, summary.primary_value, summary.n_items),
-        ),
+        ("test", format!("{} {:.4}{error} (standard error over {} items)", summary.primary_metric, summary.primary_value, summary.n_items)),
         ("validation", format!("{} {:.4} at epoch {}", summary.primary_metric, summary.valid_value, summary.best_epoch)),
         ("steps", format!("{}, final loss {}", summary.steps_done, known(summary.train_loss_final.map(|loss| format!("{loss:.4}"))))),
         ("training", format!("{}, peak {}", rate(summary.train_tokens_per_second), Bytes(summary.train_peak_bytes))),
@@ -72,8 +69,9 @@ fn result(summary: &Summary) -> String {
 }
 
 fn spec(manifest: &Manifest) -> anyhow::Result<String> {
-    let text = toml::to_string(&manifest.spec).map_err(|error| SpecError::at("spec", error.to_string()))?;
-    Ok(format!("[spec]\n{text}"))
+    // Under its key, as in a manifest: what is shown can be edited and given to `peftbench run`.
+    let table = serde_json::json!({ "sweep": manifest.sweep, "spec": manifest.spec });
+    Ok(toml::to_string(&table).map_err(|error| SpecError::at("spec", error.to_string()))?)
 }
 
 fn inputs(setup: &Setup, manifest: &Manifest) -> String {
@@ -84,7 +82,13 @@ fn inputs(setup: &Setup, manifest: &Manifest) -> String {
     let lines = [
         (
             "model",
-            format!("{}, {} layers, {} parameters, {}", setup.model_arch, setup.num_layers, Count(setup.model_num_params), short(&setup.model_hash)),
+            format!(
+                "{}, {} layers, {} parameters, {}",
+                setup.model_arch,
+                setup.num_layers,
+                Count(setup.model_num_params),
+                short(&setup.model_hash)
+            ),
         ),
         ("data", format!("{}: {samples}, {}", setup.dataset_id, short(&setup.dataset_hash))),
         ("program", format!("{} at {}, {}", provenance.version, shown(&provenance.git), provenance.rustc)),

@@ -1,7 +1,7 @@
 //! `peftbench sweep`: plan, run what is left, collect, report.
 
 use crate::args::{InputArgs, ProgressArgs, ResultsArgs, SpecArgs, WorkerArgs, at_least_one};
-use crate::exit::{Exit, Problem};
+use crate::exit::{self, Exit, Problem};
 use crate::progress::Watcher;
 use crate::resolver::RunnerResolver;
 use crate::worker_command::WorkerCommand;
@@ -19,6 +19,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 /// Runs a sweep file and reports on it; goes on where it stopped, and never repeats a finished run
 #[derive(Debug, Args)]
+#[command(after_long_help = exit::TABLE)]
 pub struct Sweep {
     #[command(flatten)]
     spec: SpecArgs,
@@ -31,7 +32,7 @@ pub struct Sweep {
     /// Stop at the first run that fails; those under way stay resumable
     #[arg(long)]
     fail_fast: bool,
-    /// Also runs that failed, or finished runs whose model or data have changed since (their results are replaced); may be given twice
+    /// Runs again what failed, or what is done and whose model or data have changed since; repeatable
     #[arg(long, value_enum, value_name = "WHICH")]
     retry: Vec<Retry>,
     /// Run at most so many of what is left

@@ -38,7 +38,8 @@ pub fn run(verb: &Worker) -> anyhow::Result<Exit> {
     let stop = interrupt::watch()?;
     listen_for_stop(stop.clone());
     let record = EventLog::open(&verb.run_dir.join("events.jsonl"));
-    let mut voice = Voice { record: record.map_err(|error| io::Error::other(format!("{error:#}"))), said_failed: false, stop: stop.clone() };
+    let mut voice =
+        Voice { record: record.map_err(|error| io::Error::other(format!("{error:#}"))), said_failed: false, stop: stop.clone() };
     let outcome = attempt(verb, &stop, &mut voice);
     match outcome {
         Ok(Outcome::Finished(_)) => Ok(Exit::Done),

@@ -30,8 +30,8 @@ impl Bars {
             bar.set_style(ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar()).progress_chars("━╸─"));
             bar
         };
-        let sweep = bar("{bar:30.cyan} {wide_msg}");
-        let workers = tracker.workers.iter().map(|_| bar("{bar:30} {wide_msg}")).collect();
+        let sweep = bar("{bar:16.cyan} {wide_msg}");
+        let workers = tracker.workers.iter().map(|_| bar("{bar:16} {wide_msg}")).collect();
         Self { all, sweep, workers, begun: Instant::now(), last: None }
     }
 }
