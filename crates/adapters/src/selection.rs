@@ -40,7 +40,14 @@ impl Chosen {
 
 /// Selects the slots of `model` that `targets` and `layers` name and `method` can attach to. Under a proper subset of layers, slots
 /// outside the layers (embedding, last norm, head) are left out, as Hugging Face's `layers_to_transform` does.
-pub fn choose(model: &mut dyn Model, method_name: &str, method: &dyn Method, targets: &TargetExpr, layers: &LayerSelection, seed: u64) -> Result<Vec<Chosen>> {
+pub fn choose(
+    model: &mut dyn Model,
+    method_name: &str,
+    method: &dyn Method,
+    targets: &TargetExpr,
+    layers: &LayerSelection,
+    seed: u64,
+) -> Result<Vec<Chosen>> {
     if method.slot_kinds().is_empty() {
         return Ok(Vec::new());
     }
@@ -54,7 +61,8 @@ pub fn choose(model: &mut dyn Model, method_name: &str, method: &dyn Method, tar
         Some(layer) => selected.contains(&layer),
         None => *layers == LayerSelection::All,
     };
-    let chosen: Vec<Chosen> = matches.iter().filter(|m| kept(&usable[m.candidate])).map(|m| Chosen::new(&usable[m.candidate], &m.term)).collect();
+    let chosen: Vec<Chosen> =
+        matches.iter().filter(|m| kept(&usable[m.candidate])).map(|m| Chosen::new(&usable[m.candidate], &m.term)).collect();
     match chosen.is_empty() {
         true => Err(SpecError::at("layers", format!("no slot that `{}` selects lies in the layers `{layers}`", targets.label())).into()),
         false => Ok(chosen),

@@ -18,9 +18,13 @@ fn base(arch: &str) -> Box<dyn Model> {
 
 fn config(arch: &str) -> ModelConfig {
     let values = match arch {
-        "llama" => json!({"model_type": "llama", "vocab_size": 40, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 3, "num_attention_heads": 4,
-            "num_key_value_heads": 2, "attention_bias": true, "tie_word_embeddings": true}),
-        _ => json!({"model_type": "mamba", "vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 3, "state_size": 4, "time_step_rank": 4}),
+        "llama" => {
+            json!({"model_type": "llama", "vocab_size": 40, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 3, "num_attention_heads": 4,
+            "num_key_value_heads": 2, "attention_bias": true, "tie_word_embeddings": true})
+        }
+        _ => {
+            json!({"model_type": "mamba", "vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 3, "state_size": 4, "time_step_rank": 4})
+        }
     };
     let Value::Object(values) = values else { unreachable!() };
     ModelConfig::from_values(values, arch.to_owned()).unwrap()

@@ -124,7 +124,12 @@ fn logits_loss_and_gradients_agree() {
         assert_eq!(grads.len(), expected.names().count(), "{}: exactly peft's tensors have a gradient", case.folder);
         for p in &attached.attachment.params {
             let name = p.param.name();
-            assert_close(&format!("{} gradient of {name}", case.folder), grads.get(&p.param).unwrap(), &expected.read(peft_name(name)).unwrap(), 2e-5);
+            assert_close(
+                &format!("{} gradient of {name}", case.folder),
+                grads.get(&p.param).unwrap(),
+                &expected.read(peft_name(name)).unwrap(),
+                2e-5,
+            );
         }
     }
 }
@@ -133,10 +138,15 @@ fn logits_loss_and_gradients_agree() {
 fn three_adamw_steps_agree() {
     for case in cases() {
         let attached = attach(&case);
-        let mut moments: Vec<Moments> = attached.attachment.params.iter().map(|p| {
-            let value = p.param.value();
-            Moments { first: value.zeros_like().unwrap(), second: value.zeros_like().unwrap(), value }
-        }).collect();
+        let mut moments: Vec<Moments> = attached
+            .attachment
+            .params
+            .iter()
+            .map(|p| {
+                let value = p.param.value();
+                Moments { first: value.zeros_like().unwrap(), second: value.zeros_like().unwrap(), value }
+            })
+            .collect();
         let losses = attached.meta["losses_at_steps_0_to_3"].as_array().unwrap();
         for step in 0..=3u64 {
             let (loss, grads) = attached.differentiate();

@@ -7,7 +7,7 @@ use crate::provenance;
 use clap::{Args, Parser, Subcommand};
 use peftbench_runner::Environment;
 use peftbench_spec::SweepSpec;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 /// The sweep that ships, and that `peftbench sweep` runs when it is given none.
 pub const QUICK: &str = "experiments/quick.toml";
@@ -88,7 +88,7 @@ pub struct SpecArgs {
 impl SpecArgs {
     /// Reads the file and applies the changes.
     pub fn read(&self) -> anyhow::Result<SweepSpec> {
-        if !self.spec.exists() && self.spec == PathBuf::from(QUICK) {
+        if !self.spec.exists() && self.spec.as_path() == Path::new(QUICK) {
             let problem = exit::Problem::new(exit::Exit::BadSpec, format!("no sweep file is given, and there is no {QUICK} here"));
             return Err(problem.hint("go to the folder of the repository, or name a sweep file").into());
         }

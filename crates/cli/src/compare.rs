@@ -134,7 +134,7 @@ impl Check {
         }
         let (old, new) = (tensors(old)?, tensors(new)?);
         for (name, old) in &old {
-            same(|| format!("adapter tensor {name}"), &Some(fingerprint(old)), &new.get(name).map(|tensor| fingerprint(tensor)))?;
+            same(|| format!("adapter tensor {name}"), &Some(fingerprint(old)), &new.get(name).map(fingerprint))?;
         }
         same(|| "adapter tensors".to_owned(), &old.keys().collect::<Vec<_>>(), &new.keys().collect())?;
         // The tensors agree: the files differ in their headers.

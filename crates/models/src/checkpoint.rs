@@ -64,7 +64,8 @@ impl Checkpoint {
 }
 
 fn parse<'a>(path: &Path, bytes: &'a [u8]) -> Result<SafeTensors<'a>> {
-    SafeTensors::deserialize(bytes).map_err(|e| ModelError::Damaged { path: path.to_owned(), problem: format!("not a whole safetensors file ({e})") })
+    SafeTensors::deserialize(bytes)
+        .map_err(|e| ModelError::Damaged { path: path.to_owned(), problem: format!("not a whole safetensors file ({e})") })
 }
 
 fn to_f32(view: &TensorView<'_>) -> Option<Vec<f32>> {
@@ -83,7 +84,12 @@ impl Weights for Checkpoint {
         let tensor = self.read(name)?;
         match tensor.dims() == dims {
             true => Ok(tensor),
-            false => Err(ModelError::WrongShape { origin: self.origin.clone(), name: name.to_owned(), expected: dims.to_vec(), found: tensor.dims().to_vec() }),
+            false => Err(ModelError::WrongShape {
+                origin: self.origin.clone(),
+                name: name.to_owned(),
+                expected: dims.to_vec(),
+                found: tensor.dims().to_vec(),
+            }),
         }
     }
 
@@ -115,7 +121,8 @@ pub fn to_safetensors(params: &[Param], storage: Storage) -> Result<Vec<u8>> {
     }
     let dtype = if storage == Storage::F32 { Dtype::F32 } else { Dtype::F16 };
     let unwritable = |e: safetensors::SafeTensorError| ModelError::Unsupported { origin: "safetensors".to_owned(), problem: e.to_string() };
-    let views = buffers.iter().map(|(name, dims, bytes)| Ok((name.clone(), TensorView::new(dtype, dims.clone(), bytes).map_err(unwritable)?)));
+    let views =
+        buffers.iter().map(|(name, dims, bytes)| Ok((name.clone(), TensorView::new(dtype, dims.clone(), bytes).map_err(unwritable)?)));
     let views = views.collect::<Result<Vec<_>>>()?;
     let metadata = Some(std::collections::HashMap::from([("format".to_owned(), "pt".to_owned())]));
     safetensors::serialize(views, metadata).map_err(unwritable)

@@ -48,6 +48,8 @@ fn next_tokens(model: &dyn Model, ids: &Tensor, cache: &mut Cache) -> Result<Vec
     let last = hidden.dims()[1] - 1;
     let hidden = Var::constant(hidden.value().narrow(1, last, 1)?.squeeze(1)?);
     let logits = model.logits(&pass, &hidden)?.value().to_vec2::<f32>()?;
-    let best = |row: &Vec<f32>| row.iter().enumerate().fold((0, f32::NEG_INFINITY), |best, (i, &value)| if value > best.1 { (i, value) } else { best });
+    let best = |row: &Vec<f32>| {
+        row.iter().enumerate().fold((0, f32::NEG_INFINITY), |best, (i, &value)| if value > best.1 { (i, value) } else { best })
+    };
     Ok(logits.iter().map(|row| best(row).0 as u32).collect())
 }

@@ -53,13 +53,18 @@ impl GgufFile {
     }
 
     fn value(&self, key: &str) -> Result<&Value> {
-        self.content.metadata.get(key).ok_or_else(|| ModelError::Unsupported { origin: self.origin(), problem: format!("the header has no `{key}`") })
+        self.content
+            .metadata
+            .get(key)
+            .ok_or_else(|| ModelError::Unsupported { origin: self.origin(), problem: format!("the header has no `{key}`") })
     }
 
     fn number(&self, key: &str) -> Result<f64> {
         let value = self.value(key)?;
         let number = value.to_u64().map(|n| n as f64).or_else(|_| value.to_f32().map(f64::from));
-        number.or_else(|_| value.to_u32().map(f64::from)).map_err(|_| ModelError::Unsupported { origin: self.origin(), problem: format!("`{key}` is not a number") })
+        number
+            .or_else(|_| value.to_u32().map(f64::from))
+            .map_err(|_| ModelError::Unsupported { origin: self.origin(), problem: format!("`{key}` is not a number") })
     }
 
     fn heads(&self) -> Result<(usize, usize)> {
@@ -72,7 +77,10 @@ impl GgufFile {
     pub fn config(&self) -> Result<ModelConfig> {
         let architecture = self.value("general.architecture")?.to_string().cloned().unwrap_or_default();
         if architecture != "llama" {
-            return Err(ModelError::Unsupported { origin: self.origin(), problem: format!("GGUF architecture `{architecture}`; supported: `llama`") });
+            return Err(ModelError::Unsupported {
+                origin: self.origin(),
+                problem: format!("GGUF architecture `{architecture}`; supported: `llama`"),
+            });
         }
         let count = |key: &str| self.number(key).map(|n| n as u64);
         let (query, key_value) = self.heads()?;
@@ -96,7 +104,8 @@ impl GgufFile {
     pub fn tokenizer(&self) -> Result<GgufTokenizer> {
         let text = |key: &str| Ok::<_, ModelError>(self.value(key)?.to_string().cloned().unwrap_or_default());
         let list = |key: &str| self.value(key)?.to_vec().cloned().map_err(|e| damaged(&self.path, e.to_string()));
-        let strings = |key: &str| Ok::<_, ModelError>(list(key)?.iter().map(|v| v.to_string().cloned().unwrap_or_default()).collect::<Vec<_>>());
+        let strings =
+            |key: &str| Ok::<_, ModelError>(list(key)?.iter().map(|v| v.to_string().cloned().unwrap_or_default()).collect::<Vec<_>>());
         let id = |key: &str| self.number(key).ok().map(|n| n as u32);
         Ok(GgufTokenizer {
             model: text("tokenizer.ggml.model")?,
@@ -153,10 +162,18 @@ impl Weights for GgufFile {
     fn tensor(&self, name: &str, dims: &[usize], _init: Init) -> Result<Tensor> {
         let absent = || missing(&self.origin(), name, self.content.tensor_infos.keys().map(String::as_str));
         let stored = gguf_name(name).filter(|stored| self.content.tensor_infos.contains_key(stored)).ok_or_else(absent)?;
-        let tensor = self.content.tensor(&mut Cursor::new(&self.bytes[..]), &stored, &Device::Cpu).map_err(|e| damaged(&self.path, e.to_string()))?;
+        let tensor = self
+            .content
+            .tensor(&mut Cursor::new(&self.bytes[..]), &stored, &Device::Cpu)
+            .map_err(|e| damaged(&self.path, e.to_string()))?;
         let tensor = tensor.dequantize(&Device::Cpu)?.to_dtype(DType::F32)?;
         if tensor.dims() != dims {
-            return Err(ModelError::WrongShape { origin: self.origin(), name: name.to_owned(), expected: dims.to_vec(), found: tensor.dims().to_vec() });
+            return Err(ModelError::WrongShape {
+                origin: self.origin(),
+                name: name.to_owned(),
+                expected: dims.to_vec(),
+                found: tensor.dims().to_vec(),
+            });
         }
         let (query, key_value) = self.heads()?;
         let tensor = match () {

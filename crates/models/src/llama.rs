@@ -97,11 +97,18 @@ impl Llama {
         let heads = Heads { query, key_value, dim: parsed.head_dim.unwrap_or(hidden / query) };
         let rope_theta = rope_theta(&parsed).map_err(|problem| config.unsupported(problem))?;
         let outside = |path: &str, role| SlotInfo { path: path.to_owned(), layer: None, role };
-        let tensor = |path: &str, role, dims: &[usize], init| Ok::<_, crate::ModelError>(ParamSlot::new(outside(path, role), param(weights, path, dims, init)?));
+        let tensor = |path: &str, role, dims: &[usize], init| {
+            Ok::<_, crate::ModelError>(ParamSlot::new(outside(path, role), param(weights, path, dims, init)?))
+        };
         let layers = (0..parsed.num_hidden_layers).map(|layer| Block::new(&parsed, heads, layer, weights)).collect::<Result<Vec<_>>>()?;
         let head = match parsed.tie_word_embeddings {
             true => None,
-            false => Some(LinearSlot::new(outside("lm_head", Role::LmHead), param(weights, "lm_head.weight", &[vocab, hidden], Init::Normal(0.02))?, None, vec![])),
+            false => Some(LinearSlot::new(
+                outside("lm_head", Role::LmHead),
+                param(weights, "lm_head.weight", &[vocab, hidden], Init::Normal(0.02))?,
+                None,
+                vec![],
+            )),
         };
         Ok(Self {
             heads,
@@ -121,7 +128,8 @@ impl Llama {
         let frequency = |i: usize| self.rope_theta.powf(-((2 * i) as f64) / self.heads.dim as f64);
         let angles = (start..start + length).flat_map(|position| (0..half).map(move |i| (position, i)));
         // Hugging Face computes the angles in f32.
-        let (cos, sin): (Vec<f32>, Vec<f32>) = angles.map(|(position, i)| (position as f32 * frequency(i) as f32).sin_cos()).map(|(sin, cos)| (cos, sin)).unzip();
+        let (cos, sin): (Vec<f32>, Vec<f32>) =
+            angles.map(|(position, i)| (position as f32 * frequency(i) as f32).sin_cos()).map(|(sin, cos)| (cos, sin)).unzip();
         Ok(Rotary { cos: Tensor::from_vec(cos, (length, half), device)?, sin: Tensor::from_vec(sin, (length, half), device)? })
     }
 }

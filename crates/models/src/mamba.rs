@@ -91,7 +91,9 @@ impl Mamba {
         let parsed: MambaConfig = config.parse()?;
         let (vocab, hidden) = (parsed.vocab_size, parsed.hidden_size);
         let outside = |path: &str, role| SlotInfo { path: path.to_owned(), layer: None, role };
-        let tensor = |path: &str, role, dims: &[usize], init| Ok::<_, crate::ModelError>(ParamSlot::new(outside(path, role), param(weights, path, dims, init)?));
+        let tensor = |path: &str, role, dims: &[usize], init| {
+            Ok::<_, crate::ModelError>(ParamSlot::new(outside(path, role), param(weights, path, dims, init)?))
+        };
         let rank = match &parsed.time_step_rank {
             Some(serde_json::Value::Number(rank)) => rank.as_u64().unwrap_or(0) as usize,
             Some(serde_json::Value::String(auto)) if auto == "auto" => hidden.div_ceil(16),
@@ -101,7 +103,12 @@ impl Mamba {
         let layers = (0..parsed.num_hidden_layers).map(|layer| Block::new(&parsed, rank, layer, weights)).collect::<Result<Vec<_>>>()?;
         let head = match parsed.tie_word_embeddings {
             true => None,
-            false => Some(LinearSlot::new(outside("lm_head", Role::LmHead), param(weights, "lm_head.weight", &[vocab, hidden], Init::Normal(0.02))?, None, vec![])),
+            false => Some(LinearSlot::new(
+                outside("lm_head", Role::LmHead),
+                param(weights, "lm_head.weight", &[vocab, hidden], Init::Normal(0.02))?,
+                None,
+                vec![],
+            )),
         };
         Ok(Self {
             embeddings: tensor("backbone.embeddings.weight", Role::Embedding, &[vocab, hidden], Init::Normal(0.02))?,
@@ -165,7 +172,15 @@ impl Mixer {
             inner,
             state_size: state,
             rank,
-            in_proj: linear("in_proj", Role::InProj, 2 * inner, hidden, bias, normal, vec![part("x", 0..inner), part("z", inner..2 * inner)])?,
+            in_proj: linear(
+                "in_proj",
+                Role::InProj,
+                2 * inner,
+                hidden,
+                bias,
+                normal,
+                vec![part("x", 0..inner), part("z", inner..2 * inner)],
+            )?,
             conv_weight: tensor("conv1d.weight", Role::Conv1d, &[inner, 1, taps], Init::Uniform(1.0 / (taps as f64).sqrt()))?,
             conv_bias: config.use_conv_bias.then(|| tensor("conv1d.bias", Role::Conv1d, &[inner], Init::Constant(0.0))).transpose()?,
             x_proj: linear(
@@ -177,7 +192,15 @@ impl Mixer {
                 normal,
                 vec![part("dt", 0..rank), part("B", rank..rank + state), part("C", rank + state..rank + 2 * state)],
             )?,
-            dt_proj: linear("dt_proj", Role::DtProj, inner, rank, Some(Init::TimeStep(1e-3, 0.1)), Init::Uniform((rank as f64).powf(-0.5)), vec![])?,
+            dt_proj: linear(
+                "dt_proj",
+                Role::DtProj,
+                inner,
+                rank,
+                Some(Init::TimeStep(1e-3, 0.1)),
+                Init::Uniform((rank as f64).powf(-0.5)),
+                vec![],
+            )?,
             a_log: tensor("A_log", Role::ALog, &[inner, state], Init::ALog)?,
             d: tensor("D", Role::D, &[inner], Init::Constant(1.0))?,
             out_proj: linear("out_proj", Role::OutProj, hidden, inner, bias, out_init, vec![])?,
@@ -201,7 +224,8 @@ impl Mixer {
         let dt = self.dt_proj.forward(pass, &parts[0])?;
         let a = tape.scale(&tape.exp(&self.a_log.forward(pass)?)?, -1.0)?;
         let d = self.d.forward(pass)?;
-        let inputs = ScanInputs { u: &convolved, dt: &dt, a: &a, b: &parts[1], c: &parts[2], d: &d, z: &z, initial_state: initial.as_ref() };
+        let inputs =
+            ScanInputs { u: &convolved, dt: &dt, a: &a, b: &parts[1], c: &parts[2], d: &d, z: &z, initial_state: initial.as_ref() };
         let (y, state) = tape.selective_scan(inputs)?;
         if let Some(cache) = cache {
             cache.put(layer, LayerCache::Ssm { context: self.next_context(&u, context.as_ref())?, state });

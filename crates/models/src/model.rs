@@ -121,7 +121,11 @@ pub struct Architecture {
 
 /// All architectures.
 pub const ARCHITECTURES: &[Architecture] = &[
-    Architecture { model_type: "llama", summary: "LLaMA family: RMSNorm, grouped-query rotary attention, SwiGLU", build: |c, w| Ok(Box::new(Llama::new(c, w)?)) },
+    Architecture {
+        model_type: "llama",
+        summary: "LLaMA family: RMSNorm, grouped-query rotary attention, SwiGLU",
+        build: |c, w| Ok(Box::new(Llama::new(c, w)?)),
+    },
     Architecture { model_type: "mamba", summary: "Mamba-1: gated selective state space", build: |c, w| Ok(Box::new(Mamba::new(c, w)?)) },
 ];
 
@@ -130,7 +134,11 @@ pub fn build(config: &ModelConfig, weights: &dyn Weights) -> Result<Box<dyn Mode
     let known = || ARCHITECTURES.iter().map(|a| a.model_type);
     match ARCHITECTURES.iter().find(|a| a.model_type == config.model_type) {
         Some(architecture) => (architecture.build)(config, weights),
-        None => Err(config.unsupported(format!("unknown model_type `{}`; {}", config.model_type, suggest::hint(&config.model_type, known().collect::<Vec<_>>())))),
+        None => Err(config.unsupported(format!(
+            "unknown model_type `{}`; {}",
+            config.model_type,
+            suggest::hint(&config.model_type, known().collect::<Vec<_>>())
+        ))),
     }
 }
 

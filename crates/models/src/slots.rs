@@ -334,7 +334,11 @@ impl SlotMut<'_> {
         };
         let whole = self.info().candidate(kind);
         let parts: &[RowPart] = if let Self::Linear(slot) = self { &slot.parts } else { &[] };
-        let part = |part: &RowPart| Candidate { path: format!("{}.{}", whole.path, part.name), part_of: Some(whole.path.clone()), ..whole.clone() };
+        let part = |part: &RowPart| Candidate {
+            path: format!("{}.{}", whole.path, part.name),
+            part_of: Some(whole.path.clone()),
+            ..whole.clone()
+        };
         let parts: Vec<Candidate> = parts.iter().map(part).collect();
         std::iter::once(whole).chain(parts).collect()
     }

@@ -52,7 +52,8 @@ fn integers(file: &Path, name: &str) -> Tensor {
 
 fn assert_close(what: &str, found: &Tensor, expected: &Tensor) {
     assert_eq!(found.dims(), expected.dims(), "{what}");
-    let pairs = found.flatten_all().unwrap().to_vec1::<f32>().unwrap().into_iter().zip(expected.flatten_all().unwrap().to_vec1::<f32>().unwrap());
+    let pairs =
+        found.flatten_all().unwrap().to_vec1::<f32>().unwrap().into_iter().zip(expected.flatten_all().unwrap().to_vec1::<f32>().unwrap());
     for (i, (a, b)) in pairs.enumerate() {
         assert!((a - b).abs() <= 2e-5 + 1e-4 * b.abs(), "{what}[{i}]: {a}, Hugging Face has {b}");
     }
@@ -62,7 +63,11 @@ fn assert_close(what: &str, found: &Tensor, expected: &Tensor) {
 fn logits_agree_with_and_without_a_mask() {
     for folder in cases() {
         let case = Case::open(&folder);
-        assert_close(&format!("{} logits", case.name()), &case.model.all_logits(&case.ids, None).unwrap(), &case.io.read("logits").unwrap());
+        assert_close(
+            &format!("{} logits", case.name()),
+            &case.model.all_logits(&case.ids, None).unwrap(),
+            &case.io.read("logits").unwrap(),
+        );
         let mask = integers(&folder.join("io.safetensors"), "attention_mask").to_dtype(DType::U8).unwrap();
         let masked = case.model.all_logits(&case.ids, Some(&mask)).unwrap();
         let expected = case.io.read("logits_masked").unwrap();
@@ -81,11 +86,9 @@ fn loss_and_the_gradient_of_every_parameter_agree() {
         let length = labels[0].len();
         let (mut rows, mut targets) = (Vec::new(), Vec::new());
         for (b, row) in labels.iter().enumerate() {
-            for t in 1..length {
-                if row[t] >= 0 {
-                    rows.push((b * length + t - 1) as u32);
-                    targets.push(row[t] as u32);
-                }
+            for (t, &label) in row.iter().enumerate().skip(1).filter(|(_, label)| **label >= 0) {
+                rows.push((b * length + t - 1) as u32);
+                targets.push(label as u32);
             }
         }
         let params = case.model.params();
@@ -101,7 +104,11 @@ fn loss_and_the_gradient_of_every_parameter_agree() {
         assert_eq!(grads.len(), params.len(), "{}: every parameter has a gradient", case.name());
         let expected = Checkpoint::open_files(&[folder.join("grads.safetensors")], "grads".into(), &Device::Cpu).unwrap();
         for param in &params {
-            assert_close(&format!("{} gradient of {}", case.name(), param.name()), grads.get(param).unwrap(), &expected.read(param.name()).unwrap());
+            assert_close(
+                &format!("{} gradient of {}", case.name(), param.name()),
+                grads.get(param).unwrap(),
+                &expected.read(param.name()).unwrap(),
+            );
         }
         assert_eq!(expected.names().count(), params.len());
     }

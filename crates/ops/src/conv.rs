@@ -1,4 +1,5 @@
 //! Causal depthwise convolution over time with SiLU, as in Mamba's mixer.
+#![expect(clippy::needless_range_loop, reason = "several arrays are walked in step by one index")]
 
 use crate::cpu::{Rows, Shared, buffer, is_f32_cpu, with_rows};
 use crate::parallel;

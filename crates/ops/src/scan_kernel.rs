@@ -4,6 +4,7 @@
 //! The number of states is padded to a compile-time constant: a padded state has A = B = C = 0 and stays 0. Blocks are independent;
 //! the gradients of B and C, which all channels share, are summed per fixed channel group and then in order, so that the bits do
 //! not depend on the number of threads.
+#![expect(clippy::needless_range_loop, reason = "several arrays are walked in step by one index")]
 
 use crate::cpu::{Rows, Shared, buffer, with_rows};
 use crate::parallel;

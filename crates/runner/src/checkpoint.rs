@@ -136,7 +136,8 @@ impl Saved {
             if let Some(value) = self.get("value", param.name()) {
                 param.set(value.clone())?;
             }
-            let moments = self.get("first", param.name()).zip(self.get("second", param.name())).zip(self.progress.updates.get(param.name()));
+            let moments =
+                self.get("first", param.name()).zip(self.get("second", param.name())).zip(self.progress.updates.get(param.name()));
             states.push(moments.map(|((first, second), steps)| State { first: first.clone(), second: second.clone(), steps: *steps }));
         }
         Ok(states)

@@ -45,9 +45,15 @@ impl Environment {
         let short = name.rsplit('/').next().unwrap_or(name);
         let mut candidates = vec![PathBuf::from(name)];
         for folder in &self.models {
-            candidates.extend([folder.join(name), folder.join(short), folder.join(format!("{name}.gguf")), folder.join(format!("{short}.gguf"))]);
+            candidates.extend([
+                folder.join(name),
+                folder.join(short),
+                folder.join(format!("{name}.gguf")),
+                folder.join(format!("{short}.gguf")),
+            ]);
         }
-        let is_model = |path: &PathBuf| path.join("config.json").is_file() || (path.is_file() && path.extension().is_some_and(|e| e == "gguf"));
+        let is_model =
+            |path: &PathBuf| path.join("config.json").is_file() || (path.is_file() && path.extension().is_some_and(|e| e == "gguf"));
         match candidates.into_iter().find(is_model) {
             Some(path) => Ok(ModelFiles { name: name.to_owned(), path }),
             None => {
@@ -92,7 +98,11 @@ impl ModelFiles {
         let tokenizer = self.tokenizer()?;
         match tokenizer.vocab_size() <= model.vocab_size() {
             true => Ok(tokenizer),
-            false => Err(RunError::VocabularyMismatch { model: self.name.clone(), tokenizer: tokenizer.vocab_size(), vocabulary: model.vocab_size() }),
+            false => Err(RunError::VocabularyMismatch {
+                model: self.name.clone(),
+                tokenizer: tokenizer.vocab_size(),
+                vocabulary: model.vocab_size(),
+            }),
         }
     }
 
@@ -103,7 +113,9 @@ impl ModelFiles {
             let entries = std::fs::read_dir(&self.path).map_err(|e| RunError::file("list", &self.path, e))?;
             let extension = |path: &Path| path.extension().and_then(|e| e.to_str()).map(str::to_owned);
             files = entries.filter_map(|entry| entry.ok().map(|e| e.path())).collect();
-            files.retain(|path| extension(path).is_some_and(|e| e == "safetensors") || path.file_name().is_some_and(|name| name == "config.json"));
+            files.retain(|path| {
+                extension(path).is_some_and(|e| e == "safetensors") || path.file_name().is_some_and(|name| name == "config.json")
+            });
             files.sort();
         }
         let mut hasher = blake3::Hasher::new();

@@ -23,7 +23,9 @@ pub enum RunError {
     #[error(transparent)]
     Data(#[from] DataError),
     /// The model was looked for and not found.
-    #[error("model `{name}` is in none of: {searched}; give its folder with `--models DIR` (a Hugging Face folder DIR/{name}, or DIR/{name}.gguf)")]
+    #[error(
+        "model `{name}` is in none of: {searched}; give its folder with `--models DIR` (a Hugging Face folder DIR/{name}, or DIR/{name}.gguf)"
+    )]
     NoModel {
         /// As in the spec.
         name: String,
@@ -31,7 +33,9 @@ pub enum RunError {
         searched: String,
     },
     /// Model and tokenizer do not belong together.
-    #[error("the tokenizer of `{model}` has {tokenizer} tokens, but the model's vocabulary has {vocabulary}: the files do not belong together")]
+    #[error(
+        "the tokenizer of `{model}` has {tokenizer} tokens, but the model's vocabulary has {vocabulary}: the files do not belong together"
+    )]
     VocabularyMismatch {
         /// The model.
         model: String,

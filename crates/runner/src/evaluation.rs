@@ -41,9 +41,11 @@ impl EvalSplit {
         let scoring = task.scoring();
         let encode = |example: &Example| -> Result<Item> {
             let sequences = match scoring {
-                Scoring::Choice { .. } => {
-                    example.choices.iter().map(|choice| encode_example(tokenizer, &example.prompt, choice, false, max_length)).collect::<std::result::Result<_, _>>()?
-                }
+                Scoring::Choice { .. } => example
+                    .choices
+                    .iter()
+                    .map(|choice| encode_example(tokenizer, &example.prompt, choice, false, max_length))
+                    .collect::<std::result::Result<_, _>>()?,
                 Scoring::Generate { max_new_tokens, .. } => {
                     let room = max_length.saturating_sub(max_new_tokens).max(2);
                     vec![encode_example(tokenizer, &example.prompt, "", false, room)?]
@@ -86,7 +88,8 @@ impl EvalSplit {
         if self.options_are_one_token() {
             return self.choose_by_next_token(model, device);
         }
-        let flat: Vec<(usize, &Encoded)> = self.encoded.iter().enumerate().flat_map(|(i, item)| item.sequences.iter().map(move |s| (i, s))).collect();
+        let flat: Vec<(usize, &Encoded)> =
+            self.encoded.iter().enumerate().flat_map(|(i, item)| item.sequences.iter().map(move |s| (i, s))).collect();
         let lengths: Vec<usize> = flat.iter().map(|(_, s)| s.ids.len()).collect();
         let mut scores = vec![0.0; flat.len()];
         let mut tokens = 0;
@@ -133,7 +136,11 @@ impl EvalSplit {
             let pass = Pass::evaluation(&tape);
             let hidden = model.forward(&pass, &batch.ids, None)?;
             // Each example's row once for each of its options.
-            let options: Vec<(usize, u32)> = indices.iter().enumerate().flat_map(|(b, &i)| self.encoded[i].sequences.iter().map(move |s| (b, s.ids[s.prompt_len]))).collect();
+            let options: Vec<(usize, u32)> = indices
+                .iter()
+                .enumerate()
+                .flat_map(|(b, &i)| self.encoded[i].sequences.iter().map(move |s| (b, s.ids[s.prompt_len])))
+                .collect();
             let rows: Vec<u32> = options.iter().map(|(b, _)| batch.rows[*b]).collect();
             let labels: Vec<u32> = options.iter().map(|(_, label)| *label).collect();
             let mut scores = model.log_probs(&pass, &hidden, &rows, &labels)?.into_iter();
@@ -148,7 +155,13 @@ impl EvalSplit {
     }
 
     /// The generated text of each example, up to `stop`. Prompts of one length are decoded together, so that none is padded.
-    fn generate(&self, model: &dyn Model, tokenizer: &TextTokenizer, max_new_tokens: usize, stop: &str) -> Result<(Vec<String>, Option<f64>, u64)> {
+    fn generate(
+        &self,
+        model: &dyn Model,
+        tokenizer: &TextTokenizer,
+        max_new_tokens: usize,
+        stop: &str,
+    ) -> Result<(Vec<String>, Option<f64>, u64)> {
         let mut by_length: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
         for (i, item) in self.encoded.iter().enumerate() {
             by_length.entry(item.sequences[0].ids.len()).or_default().push(i);

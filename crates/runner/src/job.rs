@@ -61,7 +61,9 @@ pub fn run(job: Job<'_>, sink: &mut Sink<'_>) -> Result<Outcome> {
     let result = Run::execute(&job, &mut send);
     match &result {
         Ok(Outcome::Finished(summary)) => send(&Event::Finished(summary.clone()))?,
-        Ok(Outcome::Interrupted { step }) => send(&Event::Failed { kind: FailureKind::Interrupted, message: format!("stopped on request after step {step}") })?,
+        Ok(Outcome::Interrupted { step }) => {
+            send(&Event::Failed { kind: FailureKind::Interrupted, message: format!("stopped on request after step {step}") })?
+        }
         // The run's own error says more than a failure to record it.
         Err(error) => send(&Event::Failed { kind: error.kind(), message: error.to_string() }).unwrap_or(()),
     }
@@ -146,8 +148,20 @@ impl<'a> Run<'a> {
         let eval = |examples| EvalSplit::new(examples, &*task, &tokenizer, spec.train.max_length, spec.train.eval_batch_size);
         let (valid, test) = (eval(splits.valid)?, eval(splits.test)?);
         let methods = build_methods(spec)?;
-        let run =
-            Self { job, device, files, task, tokenizer, train, valid, test, methods, started: Instant::now(), phases: BTreeMap::new(), eval_tokens: 0 };
+        let run = Self {
+            job,
+            device,
+            files,
+            task,
+            tokenizer,
+            train,
+            valid,
+            test,
+            methods,
+            started: Instant::now(),
+            phases: BTreeMap::new(),
+            eval_tokens: 0,
+        };
         Ok((run, model, setup))
     }
 
@@ -172,7 +186,14 @@ impl<'a> Run<'a> {
         })))?;
         let trained: BTreeSet<&str> = attachment.params.iter().map(|p| p.param.name()).collect();
         for param in params.iter().filter(|p| !trained.contains(p.name())) {
-            let record = ParamRecord { path: param.name().to_owned(), layer: layer_of(param.name()), shape: param.value().dims().to_vec(), trainable: false, adapter: false, matched_by: None };
+            let record = ParamRecord {
+                path: param.name().to_owned(),
+                layer: layer_of(param.name()),
+                shape: param.value().dims().to_vec(),
+                trainable: false,
+                adapter: false,
+                matched_by: None,
+            };
             send(&Event::Param(record))?;
         }
         for p in &attachment.params {
@@ -275,7 +296,15 @@ impl<'a> Run<'a> {
         let seconds = started.elapsed().as_secs_f64();
         let primary = found.metrics.first().map_or(f64::NAN, |metric| if metric.higher_is_better { metric.value } else { -metric.value });
         self.eval_tokens += found.tokens;
-        let record = EvalRecord { step, epoch, split: split.name().to_owned(), metrics: found.metrics, loss: found.loss, seconds, tokens: found.tokens };
+        let record = EvalRecord {
+            step,
+            epoch,
+            split: split.name().to_owned(),
+            metrics: found.metrics,
+            loss: found.loss,
+            seconds,
+            tokens: found.tokens,
+        };
         send(&Event::Eval(record.clone()))?;
         if split == Split::Test {
             send(&Event::Predictions { step, split: record.split, items: found.predictions })?;
@@ -362,7 +391,13 @@ fn encode_train(splits: &Splits, task: &dyn Task, tokenizer: &TextTokenizer, spe
     Ok(splits.train.iter().map(encode).collect::<std::result::Result<_, _>>()?)
 }
 
-fn save_checkpoint(run_dir: &Path, saved: &mut Saved, trainer: &Trainer<'_>, best: &BTreeMap<String, Tensor>, carried: &Carried) -> Result<()> {
+fn save_checkpoint(
+    run_dir: &Path,
+    saved: &mut Saved,
+    trainer: &Trainer<'_>,
+    best: &BTreeMap<String, Tensor>,
+    carried: &Carried,
+) -> Result<()> {
     saved.tensors.clear();
     saved.put_optimizer(trainer.optimizer.params(), trainer.optimizer.states());
     best.iter().for_each(|(name, tensor)| saved.insert("best", name, tensor.clone()));

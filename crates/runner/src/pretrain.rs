@@ -132,7 +132,9 @@ pub struct FirstLosses {
 /// The processor's name with its family and model number, where the system tells; else the architecture.
 pub fn processor() -> String {
     let text = std::fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
-    let field = |name: &str| text.lines().find_map(|line| line.split_once(':').filter(|(key, _)| key.trim() == name).map(|(_, value)| value.trim().to_owned()));
+    let field = |name: &str| {
+        text.lines().find_map(|line| line.split_once(':').filter(|(key, _)| key.trim() == name).map(|(_, value)| value.trim().to_owned()))
+    };
     match (field("model name"), field("cpu family"), field("model")) {
         (Some(name), Some(family), Some(model)) => format!("{name} family {family} model {model}"),
         _ => std::env::consts::ARCH.to_owned(),
@@ -216,7 +218,13 @@ impl<'a> Pretrainer<'a> {
 }
 
 /// The corpus as one stream of tokens, cut into windows and shuffled; no more than are `needed`.
-fn windows(tokenizer: &TextTokenizer, corpus: impl Iterator<Item = String>, length: usize, needed: usize, run_seed: u64) -> Result<Vec<Vec<u32>>> {
+fn windows(
+    tokenizer: &TextTokenizer,
+    corpus: impl Iterator<Item = String>,
+    length: usize,
+    needed: usize,
+    run_seed: u64,
+) -> Result<Vec<Vec<u32>>> {
     let mut stream: Vec<u32> = Vec::new();
     for document in corpus {
         stream.extend(tokenizer.encode(&document)?);

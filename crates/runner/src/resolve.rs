@@ -46,8 +46,10 @@ pub fn resolve(spec: &RunSpec, environment: &Environment) -> Result<RunSpec> {
         resolved.layers = LayerSelection::All;
     }
     if !built.iter().any(|method| method.trains()) {
-        let (test, valid, max_length, eval_batch_size) = (spec.train.test_samples, spec.train.valid_samples, spec.train.max_length, spec.train.eval_batch_size);
-        resolved.train = peftbench_spec::TrainSpec { test_samples: test, valid_samples: valid, max_length, eval_batch_size, ..Default::default() };
+        let (test, valid, max_length, eval_batch_size) =
+            (spec.train.test_samples, spec.train.valid_samples, spec.train.max_length, spec.train.eval_batch_size);
+        resolved.train =
+            peftbench_spec::TrainSpec { test_samples: test, valid_samples: valid, max_length, eval_batch_size, ..Default::default() };
         resolved.seed = 0;
     }
     // Attaching to a model without content finds whatever does not fit: targets, layers, ranks.
@@ -61,7 +63,13 @@ pub fn build_methods(spec: &RunSpec) -> Result<Vec<Box<dyn Method>>> {
 }
 
 /// Attaches every method of the spec to `model` for one stage; returns what trains and how many slots were selected.
-pub fn attach_all(spec: &RunSpec, built: &[Box<dyn Method>], model: &mut dyn Model, stage: usize, carried: &Carried) -> Result<(Attachment, usize)> {
+pub fn attach_all(
+    spec: &RunSpec,
+    built: &[Box<dyn Method>],
+    model: &mut dyn Model,
+    stage: usize,
+    carried: &Carried,
+) -> Result<(Attachment, usize)> {
     let mut all = Attachment::default();
     let mut matched = 0;
     for (i, (method, component)) in built.iter().zip(&spec.method).enumerate() {
@@ -107,7 +115,9 @@ pub fn estimate(spec: &RunSpec, environment: &Environment) -> Result<Estimate> {
     splits.limit(spec.train.train_samples, spec.train.valid_samples, spec.train.test_samples);
     let tokenizer = environment.find_model(&spec.model.name)?.tokenizer()?;
     let sample = splits.train.iter().take(64);
-    let encoded: Vec<Encoded> = sample.map(|e| encode_example(&tokenizer, &e.prompt, &e.answer, false, spec.train.max_length)).collect::<std::result::Result<_, _>>()?;
+    let encoded: Vec<Encoded> = sample
+        .map(|e| encode_example(&tokenizer, &e.prompt, &e.answer, false, spec.train.max_length))
+        .collect::<std::result::Result<_, _>>()?;
     let mean_length = encoded.iter().map(|e| e.ids.len()).sum::<usize>() as f64 / encoded.len().max(1) as f64;
     let per_token = model.multiply_adds_per_token() as f64;
     let trains = trainable > 0;

@@ -49,7 +49,15 @@ pub fn total_steps(examples: usize, spec: &RunSpec) -> u64 {
 
 impl<'a> Trainer<'a> {
     /// A trainer of one stage.
-    pub fn new(spec: &'a RunSpec, train: &'a [Encoded], device: Device, stage: &'static str, attachment: Attachment, policy: Box<dyn LayerPolicy>, base_bytes: u64) -> Self {
+    pub fn new(
+        spec: &'a RunSpec,
+        train: &'a [Encoded],
+        device: Device,
+        stage: &'static str,
+        attachment: Attachment,
+        policy: Box<dyn LayerPolicy>,
+        base_bytes: u64,
+    ) -> Self {
         let total = total_steps(train.len(), spec);
         let t = &spec.train;
         let adamw = AdamWConfig { betas: t.betas, eps: t.eps, weight_decay: t.weight_decay, max_grad_norm: t.max_grad_norm };
@@ -86,7 +94,13 @@ impl<'a> Trainer<'a> {
     }
 
     /// One optimizer step; `progress` is brought forward.
-    pub fn step(&mut self, model: &dyn Model, progress: &mut Progress, phase: &mut Phase, sink: &mut dyn FnMut(&Event) -> Result<()>) -> Result<()> {
+    pub fn step(
+        &mut self,
+        model: &dyn Model,
+        progress: &mut Progress,
+        phase: &mut Phase,
+        sink: &mut dyn FnMut(&Event) -> Result<()>,
+    ) -> Result<()> {
         let started = Instant::now();
         let stage_step = progress.stage_step + 1;
         let batches = self.batches(stage_step)?;

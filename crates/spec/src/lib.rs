@@ -8,6 +8,9 @@
 //!
 //! Every other crate may depend on this one; it depends on none of them.
 
+#![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
+
 pub mod canonical;
 pub mod component;
 pub mod error;

@@ -24,7 +24,11 @@ const ALLOWED: [(&str, &[&str]); 10] = [
 const LEAVES: [(&str, &str); 2] = [("polars", "results"), ("plotters", "report")];
 
 fn dependencies() -> BTreeMap<String, Vec<String>> {
-    let output = Command::new(env!("CARGO")).args(["metadata", "--format-version=1", "--no-deps", "--offline"]).current_dir(env!("CARGO_MANIFEST_DIR")).output().unwrap();
+    let output = Command::new(env!("CARGO"))
+        .args(["metadata", "--format-version=1", "--no-deps", "--offline"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .unwrap();
     let metadata: Value = serde_json::from_slice(&output.stdout).unwrap();
     let name = |value: &Value| value["name"].as_str().unwrap().to_owned();
     let normal = |package: &Value| package["dependencies"].as_array().unwrap().iter().filter(|d| d["kind"].is_null()).map(name).collect();
@@ -47,7 +51,10 @@ fn every_crate_depends_only_on_those_below_it() {
 fn heavy_libraries_stay_in_their_leaf_crates() {
     for (name, dependencies) in dependencies() {
         for (heavy, home) in LEAVES {
-            assert!(!dependencies.iter().any(|d| d == heavy) || name == format!("peftbench-{home}"), "`{heavy}` belongs in `{home}`, not in `{name}`");
+            assert!(
+                !dependencies.iter().any(|d| d == heavy) || name == format!("peftbench-{home}"),
+                "`{heavy}` belongs in `{home}`, not in `{name}`"
+            );
         }
         let may_compute = ["ops", "models", "adapters", "runner"].iter().any(|c| name == format!("peftbench-{c}"));
         assert!(may_compute || !dependencies.iter().any(|d| d == "candle-core"), "`{name}` must build without candle");

@@ -50,7 +50,10 @@ impl Options for Lora {
             return Err(SpecError::at("lora_alpha", format!("expected a finite number, found {}", self.lora_alpha)));
         }
         if !(0.0..1.0).contains(&self.lora_dropout) {
-            return Err(SpecError::at("lora_dropout", format!("expected a probability from 0 up to but not including 1, found {}", self.lora_dropout)));
+            return Err(SpecError::at(
+                "lora_dropout",
+                format!("expected a probability from 0 up to but not including 1, found {}", self.lora_dropout),
+            ));
         }
         Ok(())
     }

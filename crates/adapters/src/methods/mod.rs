@@ -29,12 +29,42 @@ pub struct MethodEntry {
 
 /// Every method, in the order of listings.
 pub const METHODS: &[MethodEntry] = &[
-    MethodEntry { name: "none", summary: "zero-shot: the base model as it is", build: |c| build_from::<none::None>(c), resolve: |c| resolve_as::<none::None>(c) },
-    MethodEntry { name: "full", summary: "full fine-tuning: every tensor", build: |c| build_from::<full::Full>(c), resolve: |c| resolve_as::<full::Full>(c) },
-    MethodEntry { name: "selective", summary: "the tensors that the targets name, whole", build: |c| build_from::<selective::Selective>(c), resolve: |c| resolve_as::<selective::Selective>(c) },
-    MethodEntry { name: "bitfit", summary: "BitFit: the biases (Ben Zaken et al., 2022)", build: |c| build_from::<bitfit::BitFit>(c), resolve: |c| resolve_as::<bitfit::BitFit>(c) },
-    MethodEntry { name: "lora", summary: "LoRA: low-rank updates of linear layers or their row parts (Hu et al., 2022)", build: |c| build_from::<lora::Lora>(c), resolve: |c| resolve_as::<lora::Lora>(c) },
-    MethodEntry { name: "prompt", summary: "prompt tuning: virtual tokens in front of the input (Lester et al., 2021)", build: |c| build_from::<prompt::PromptTuning>(c), resolve: |c| resolve_as::<prompt::PromptTuning>(c) },
+    MethodEntry {
+        name: "none",
+        summary: "zero-shot: the base model as it is",
+        build: |c| build_from::<none::None>(c),
+        resolve: |c| resolve_as::<none::None>(c),
+    },
+    MethodEntry {
+        name: "full",
+        summary: "full fine-tuning: every tensor",
+        build: |c| build_from::<full::Full>(c),
+        resolve: |c| resolve_as::<full::Full>(c),
+    },
+    MethodEntry {
+        name: "selective",
+        summary: "the tensors that the targets name, whole",
+        build: |c| build_from::<selective::Selective>(c),
+        resolve: |c| resolve_as::<selective::Selective>(c),
+    },
+    MethodEntry {
+        name: "bitfit",
+        summary: "BitFit: the biases (Ben Zaken et al., 2022)",
+        build: |c| build_from::<bitfit::BitFit>(c),
+        resolve: |c| resolve_as::<bitfit::BitFit>(c),
+    },
+    MethodEntry {
+        name: "lora",
+        summary: "LoRA: low-rank updates of linear layers or their row parts (Hu et al., 2022)",
+        build: |c| build_from::<lora::Lora>(c),
+        resolve: |c| resolve_as::<lora::Lora>(c),
+    },
+    MethodEntry {
+        name: "prompt",
+        summary: "prompt tuning: virtual tokens in front of the input (Lester et al., 2021)",
+        build: |c| build_from::<prompt::PromptTuning>(c),
+        resolve: |c| resolve_as::<prompt::PromptTuning>(c),
+    },
 ];
 
 /// Options that can say what is wrong with them.

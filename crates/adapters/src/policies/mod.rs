@@ -28,8 +28,12 @@ pub struct PolicyEntry {
 }
 
 /// Every policy, in the order of listings.
-pub const POLICIES: &[PolicyEntry] =
-    &[PolicyEntry { name: "static", summary: "every attached layer trains at every step", build: |c, x| Ok(Box::new(fixed::Fixed::new(c, x)?)), resolve: fixed::resolve }];
+pub const POLICIES: &[PolicyEntry] = &[PolicyEntry {
+    name: "static",
+    summary: "every attached layer trains at every step",
+    build: |c, x| Ok(Box::new(fixed::Fixed::new(c, x)?)),
+    resolve: fixed::resolve,
+}];
 
 fn entry(component: &Component) -> peftbench_spec::error::Result<&'static PolicyEntry> {
     let names = || POLICIES.iter().map(|p| p.name).collect::<Vec<_>>();
