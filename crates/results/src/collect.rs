@@ -5,7 +5,7 @@
 
 use crate::aggregates::{aggregate, item_scores};
 use crate::error::{Result, ResultsError};
-use crate::fragments::{fragment_path, write_fragments};
+use crate::fragments::{RunRows, fragment_path, write_fragments};
 use crate::rows::{EvalRow, LayerRow, MemoryRow, ParamRow, PredictionRow, Row, RunRow, Status, StepRow};
 use crate::store::Table;
 use crate::tables::table_path;
@@ -144,8 +144,10 @@ impl Fragments {
             return Err(ResultsError::table(&path, format!("expected one row, found {}", rows.len())));
         };
         let current = match std::fs::metadata(folder.join("events.jsonl")) {
-            Ok(metadata) => metadata.len() == row.events_bytes,
-            Err(_) => row.events_bytes > 0 || row.status == Status::Planned,
+            // A run without a result can change in other ways too: its end may stand in `state.json` only.
+            Ok(metadata) if row.status == Status::Done => metadata.len() == row.events_bytes,
+            Err(_) if row.events_bytes > 0 => true,
+            _ => RunRows::read(folder)?.run == *row,
         };
         match current {
             true => Ok(()),

@@ -6,8 +6,9 @@ use crate::events::{Attributed, Outcome, RunEvents};
 use crate::rows::{EvalRow, LayerRow, MemoryRow, ParamRow, PredictionRow, Row, RunRow, Status, StepRow};
 use crate::store::Table;
 use peftbench_spec::canonical::canonical_json;
-use peftbench_spec::event::{PhaseRecord, SCHEMA_VERSION, Setup, Summary};
+use peftbench_spec::event::{FailureKind, PhaseRecord, SCHEMA_VERSION, Setup, Summary};
 use peftbench_spec::{LrScheduler, Manifest, RunId};
+use serde::Deserialize;
 use std::path::{Path, PathBuf};
 
 /// The file of table `R` in a run's folder.
@@ -53,13 +54,15 @@ impl RunRows {
             Err(ResultsError::Io { source, .. }) if source.kind() == std::io::ErrorKind::NotFound => RunEvents::default(),
             other => other?,
         };
-        Self::of(&manifest, &events)
+        Self::of(&manifest, &events, LastWord::read(run_dir))
     }
 
-    fn of(manifest: &Manifest, events: &RunEvents) -> Result<Self> {
+    fn of(manifest: &Manifest, events: &RunEvents, last_word: LastWord) -> Result<Self> {
         let id = manifest.run_id.as_str();
+        let mut run = run_row(manifest, events)?;
+        last_word.apply(&mut run, events);
         Ok(Self {
-            run: run_row(manifest, events)?,
+            run,
             steps: events.steps.iter().map(|entry| step_row(id, entry)).collect(),
             evals: events.evals.iter().flat_map(|entry| eval_rows(id, entry)).collect(),
             memory: events.phases.iter().enumerate().map(|(position, entry)| memory_row(id, position, entry)).collect(),
@@ -67,6 +70,45 @@ impl RunRows {
             params: events.params.iter().map(|entry| param_row(id, entry)).collect(),
             predictions: events.predictions.iter().flat_map(|entry| prediction_rows(id, entry)).collect(),
         })
+    }
+}
+
+/// What the supervisor noted in `state.json`: of a process that died without a word (a signal, a panic) it alone knows the end.
+#[derive(Default, Deserialize)]
+#[serde(default)]
+struct LastWord {
+    status: String,
+    attempt: u64,
+    failure: Option<Failure>,
+}
+
+#[derive(Deserialize)]
+struct Failure {
+    kind: FailureKind,
+    message: String,
+}
+
+impl LastWord {
+    /// Reads the state of a run; a missing or torn one says nothing.
+    fn read(run_dir: &Path) -> Self {
+        let text = std::fs::read(run_dir.join("state.json")).unwrap_or_default();
+        serde_json::from_slice(&text).unwrap_or_default()
+    }
+
+    /// Ends the row with it, where the attempt said no last word itself.
+    fn apply(self, row: &mut RunRow, events: &RunEvents) {
+        if events.outcome.is_some() && self.attempt <= events.attempt() {
+            return;
+        }
+        let (status, kind) = match self.status.as_str() {
+            "failed" => (Status::Failed, FailureKind::Crash),
+            "interrupted" => (Status::Interrupted, FailureKind::Interrupted),
+            _ => return,
+        };
+        row.status = status;
+        row.attempt = row.attempt.max(self.attempt);
+        row.failure_kind = Some(self.failure.as_ref().map_or(kind, |failure| failure.kind).name().to_owned());
+        row.failure_message = self.failure.map(|failure| failure.message);
     }
 }
 

@@ -68,6 +68,10 @@ pub fn mean(values: &[f64]) -> Option<f64> {
 /// Sample standard deviation, with n − 1 below; `None` for fewer than two values.
 pub fn standard_deviation(values: &[f64]) -> Option<f64> {
     let center = mean(values).filter(|_| values.len() > 1)?;
+    // The rounded mean of equal values can differ from them: their deviation is 0 all the same.
+    if values.iter().all(|value| *value == values[0]) {
+        return Some(0.0);
+    }
     let squares: f64 = values.iter().map(|v| (v - center).powi(2)).sum();
     Some((squares / (values.len() - 1) as f64).sqrt())
 }
@@ -112,6 +116,7 @@ mod tests {
     #[test]
     fn too_few_values_have_no_spread() {
         assert_eq!((mean(&[]), median(&[]), standard_deviation(&[1.0]), t_interval(&[1.0])), (None, None, None, None));
+        assert_eq!(standard_deviation(&[49.0 / 120.0; 3]), Some(0.0));
         assert_eq!(median(&[3.0, 1.0, 2.0, 10.0]), Some(2.5));
     }
 

@@ -1,6 +1,7 @@
 //! From events to merged tables, with runs that went wrong in every way a run can.
 
-#[expect(clippy::unwrap_used, reason = "test code")]
+#![allow(clippy::unwrap_used)]
+
 mod synthetic;
 
 use peftbench_results::rows::Status;
@@ -57,6 +58,8 @@ fn a_resumed_run_has_each_step_once() {
     let steps = tables::read_steps(&sweep.path).unwrap();
     let resumed = runs.iter().find(|run| run.attempt == 2 && run.status == Status::Done).unwrap();
     let of_run: Vec<_> = steps.iter().filter(|step| step.run_id == resumed.run_id).map(|step| (step.step, step.attempt)).collect();
+    let layers = tables::read_layers(&sweep.path).unwrap();
+    assert_eq!(layers.iter().filter(|row| row.run_id == resumed.run_id && row.step == 10).count(), 8);
     assert_eq!(of_run, (1..=12).map(|step| (step, if step < 6 { 1 } else { 2 })).collect::<Vec<_>>());
 }
 
@@ -115,6 +118,22 @@ fn fragments_behind_their_events_are_made_again() {
     let runs = tables::read_runs(&sweep.path).unwrap();
     let row = runs.iter().find(|run| killed.ends_with(&run.run_id)).unwrap();
     assert_eq!((row.status, row.attempt, row.failure_kind.as_deref()), (Status::Failed, 2, Some("crash")));
+}
+
+#[test]
+fn the_end_of_a_process_that_said_nothing_is_taken_from_its_state() {
+    let sweep = sweep();
+    collect(&sweep.path).unwrap();
+    let killed = &sweep.runs[sweep.runs.len() - 2];
+    let state = r#"{"status": "failed", "attempt": 1, "failure": {"kind": "crash", "message": "signal 11"}, "step": 3}"#;
+    fs::write(killed.join("state.json"), state).unwrap();
+    let done = &sweep.runs[0];
+    fs::write(done.join("state.json"), state).unwrap();
+    collect(&sweep.path).unwrap();
+    let runs = tables::read_runs(&sweep.path).unwrap();
+    let row = |folder: &Path| runs.iter().find(|run| folder.ends_with(&run.run_id)).unwrap();
+    assert_eq!((row(killed).status, row(killed).failure_message.as_deref()), (Status::Failed, Some("signal 11")));
+    assert_eq!(row(done).status, Status::Done);
 }
 
 #[test]

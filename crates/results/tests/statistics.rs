@@ -1,5 +1,7 @@
 //! Statistics against scipy and statsmodels. `fixtures/statistics.py` made the numbers.
 
+#![allow(clippy::unwrap_used)]
+
 use peftbench_results::statistics::*;
 use peftbench_spec::seed::stream;
 use serde_json::Value;

@@ -183,6 +183,10 @@ fn events(cell: &Cell<'_>, steps: u64, random: &mut Stream) -> Vec<Event> {
             events.push(started(2, step - 1));
         }
         events.push(Event::Step(step_record(cell, step, steps, random)));
+        if step % 10 == 0 {
+            let layer = |layer| Event::Layer { step, layer, importance: Some(0.1 * layer as f64), selected: layer % 2 == 0 };
+            events.extend((0..8).map(layer));
+        }
         if step % (steps / 3) == 0 {
             let done = step as f64 / steps as f64;
             events.push(eval("valid", step, (step / (steps / 3)) as u32, cell.task.1 + (reached - cell.task.1) * done.sqrt()));

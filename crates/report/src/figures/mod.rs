@@ -1,0 +1,139 @@
+//! Figures, one a file. A new one is a file with a unit struct that is a [`Figure`], and a line in [`FIGURES`].
+
+mod accuracy;
+mod curves;
+mod dots;
+mod layers;
+mod memory;
+mod parameters;
+mod scatter;
+mod throughput;
+
+use crate::csv_text::CsvText;
+use crate::data::{Cell, Data};
+use crate::scene::Scene;
+use peftbench_results::AggregateRow;
+use peftbench_results::statistics::IntervalKind;
+use std::cmp::Ordering;
+use std::collections::{BTreeMap, BTreeSet};
+
+/// A picture made from a sweep's results.
+pub trait Figure {
+    /// File name without extension, and name for `--only`.
+    fn id(&self) -> &'static str;
+    /// Title.
+    fn title(&self) -> &'static str;
+    /// How to read it, a sentence or two for the page.
+    fn reading(&self) -> &'static str;
+    /// The picture and its numbers; `None` where the results have nothing to show in it.
+    fn draw(&self, data: &Data) -> Option<Drawing>;
+}
+
+/// A figure drawn.
+pub struct Drawing {
+    /// The picture.
+    pub scene: Scene,
+    /// The numbers it was drawn from.
+    pub csv: CsvText,
+}
+
+/// Every figure, in the order of the page.
+pub const FIGURES: [fn() -> Box<dyn Figure>; 7] = [
+    || Box::new(accuracy::Accuracy),
+    || Box::new(memory::Memory),
+    || Box::new(parameters::Parameters),
+    || Box::new(throughput::Throughput),
+    || Box::new(layers::Layers),
+    || Box::new(curves::TrainingLoss),
+    || Box::new(curves::Validation),
+];
+
+/// A value with its interval or range.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub(crate) struct Value {
+    pub(crate) center: f64,
+    pub(crate) ends: Option<(f64, f64)>,
+}
+
+impl Value {
+    /// The primary metric with its 95 % interval.
+    pub(crate) fn metric(row: &AggregateRow) -> Self {
+        Self { center: row.mean, ends: row.interval().map(|interval| (interval.low, interval.high)) }
+    }
+
+    /// The value and its ends.
+    pub(crate) fn extent(&self) -> [f64; 3] {
+        let (low, high) = self.ends.unwrap_or((self.center, self.center));
+        [low, self.center, high]
+    }
+}
+
+/// The title of an axis with the primary metric of these configurations.
+pub(crate) fn metric_title<'a>(rows: impl Iterator<Item = &'a AggregateRow>) -> String {
+    let titles: BTreeSet<String> = rows
+        .map(|row| {
+            let unit = if (0.0..=1.0).contains(&row.mean) { "0 to 1, " } else { "" };
+            let direction = if row.primary_higher_is_better { "higher" } else { "lower" };
+            format!("test {} ({unit}{direction} is better)", row.primary_metric)
+        })
+        .collect();
+    titles.into_iter().collect::<Vec<_>>().join(" / ")
+}
+
+/// The range of a metric's axis: air around the values, but not beyond 0 and 1 where the metric cannot go there. A wide t interval of
+/// two or three seeds may; it is cut at the edge.
+pub(crate) fn metric_range(values: &[Value]) -> (f64, f64) {
+    let (low, high) = crate::axis::range_of(values.iter().flat_map(Value::extent));
+    match values.iter().all(|value| (0.0..=1.0).contains(&value.center)) {
+        true => (low.max(0.0), high.min(1.0)),
+        false => (low, high),
+    }
+}
+
+/// The sentence that says what the intervals in a figure are.
+pub(crate) fn interval_note<'a>(rows: impl Iterator<Item = &'a AggregateRow> + Clone) -> String {
+    let kinds: BTreeSet<&str> = rows.clone().filter_map(|row| row.interval_kind).map(IntervalKind::describe).collect();
+    let listed = kinds.into_iter().collect::<Vec<_>>().join(", or ");
+    let mut note = match listed.is_empty() {
+        true => "Points are single values without an interval.".to_owned(),
+        false => format!("Points are means over seeds, whiskers the 95 % {listed}."),
+    };
+    let bare = rows.filter(|row| row.interval_kind.is_none()).count();
+    if bare > 0 && !listed.is_empty() {
+        note.push_str(&format!(" {bare} of them have no interval (one seed, no predictions kept)."));
+    }
+    note
+}
+
+/// Orders sets of cells by their validation scores, summed; more is better whatever the metric's direction.
+pub(crate) fn by_merit(a: &[&Cell], b: &[&Cell]) -> Ordering {
+    let signed = |cell: &Cell| cell.row.valid_mean.map(|value| if cell.row.primary_higher_is_better { value } else { -value });
+    let sum = |cells: &[&Cell]| cells.iter().filter_map(|cell| signed(cell)).sum::<f64>();
+    sum(a).total_cmp(&sum(b))
+}
+
+/// Which target each method is shown on, model by model, methods with equal targets together.
+pub(crate) fn targets_note<'a>(cells: impl Iterator<Item = &'a Cell>) -> String {
+    let mut models: BTreeMap<&str, BTreeMap<&str, BTreeSet<&str>>> = BTreeMap::new();
+    for cell in cells {
+        let place = &cell.place;
+        models.entry(&place.model).or_default().entry(&place.targets).or_default().insert(&place.method);
+    }
+    let on = |(targets, methods): (&str, BTreeSet<&str>)| format!("{} on {targets}", methods.into_iter().collect::<Vec<_>>().join(", "));
+    let sentence = |(model, targets): (&str, BTreeMap<&str, BTreeSet<&str>>)| {
+        format!("{model}: {}.", targets.into_iter().map(on).collect::<Vec<_>>().join("; "))
+    };
+    models.into_iter().map(sentence).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_are_unique_file_names() {
+        let ids: BTreeSet<&str> = FIGURES.iter().map(|make| make().id()).collect();
+        assert_eq!(ids.len(), FIGURES.len());
+        assert!(ids.iter().all(|id| id.chars().all(|c| c.is_ascii_lowercase() || c == '-')));
+    }
+}

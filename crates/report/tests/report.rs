@@ -1,0 +1,138 @@
+//! The whole way: events → fragments → tables → figures, text tables and page.
+
+#![allow(clippy::unwrap_used)]
+
+#[path = "../../results/tests/synthetic/mod.rs"]
+mod synthetic;
+
+use peftbench_report::data::Data;
+use peftbench_report::figures::FIGURES;
+use peftbench_report::scene::Bounds;
+use peftbench_report::{ReportError, ReportOptions, write_report};
+use peftbench_results::collect;
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use synthetic::{Size, write_sweep};
+
+fn sweep(size: &Size) -> (tempfile::TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("synthetic");
+    write_sweep(&path, size);
+    (folder, path)
+}
+
+fn everything() -> ReportOptions {
+    ReportOptions::default()
+}
+
+/// Bytes of all files of the report.
+fn bytes(sweep: &Path) -> BTreeMap<PathBuf, Vec<u8>> {
+    let files = ["figures", "report", "tables"].iter().flat_map(|folder| fs::read_dir(sweep.join(folder)).unwrap());
+    files.map(|entry| entry.unwrap().path()).map(|path| (path.strip_prefix(sweep).unwrap().to_owned(), fs::read(&path).unwrap())).collect()
+}
+
+#[test]
+fn a_report_has_every_figure_in_three_forms_and_is_the_same_twice() {
+    let (_folder, path) = sweep(&Size::SMALL);
+    let written = write_report(&path, &everything()).unwrap();
+    assert_eq!(written.empty, [""; 0]);
+    assert_eq!(written.figures.len(), 3 * FIGURES.len());
+    assert!(written.figures.iter().chain(&written.tables).all(|file| file.metadata().is_ok_and(|m| m.len() > 100)));
+    let once = bytes(&path);
+    write_report(&path, &everything()).unwrap();
+    assert!(once == bytes(&path), "two reports of the same results differ");
+    let (_other_folder, other) = sweep(&Size::SMALL);
+    write_report(&other, &everything()).unwrap();
+    assert!(once == bytes(&other), "the report depends on where it was made");
+}
+
+#[test]
+fn the_page_is_whole_and_stands_alone() {
+    let (_folder, path) = sweep(&Size::SMALL);
+    write_report(&path, &everything()).unwrap();
+    let page = fs::read_to_string(path.join("report/index.html")).unwrap();
+    assert_eq!(page.matches("<svg ").count(), FIGURES.len());
+    for outside in ["src=\"http", "href=\"http", "@import", "url("] {
+        assert!(!page.contains(outside), "{outside}");
+    }
+    assert!(page.contains("nan_loss") && page.contains("allocation of 1.5 GiB failed at step 6"));
+    assert!(page.contains("peftbench rerun "));
+    assert!(page.contains("A made-up sweep"));
+    for link in page.split("href=\"../").skip(1).map(|rest| rest.split('"').next().unwrap()) {
+        assert!(path.join(link).is_file(), "the page links to {link}, which is not there");
+    }
+}
+
+#[test]
+fn names_from_outside_are_escaped() {
+    let (_folder, path) = sweep(&Size::SMALL);
+    fs::write(path.join("sweep.toml"), "name = \"synthetic\"\ndescription = \"a <script>alert(1)</script> & more\"\n").unwrap();
+    write_report(&path, &everything()).unwrap();
+    let page = fs::read_to_string(path.join("report/index.html")).unwrap();
+    assert!(!page.contains("<script>alert") && page.contains("&lt;script&gt;alert"));
+}
+
+#[test]
+fn only_makes_one_figure_and_an_unknown_one_is_an_error_with_the_nearest() {
+    let (_folder, path) = sweep(&Size::SMALL);
+    let only = |name: &str| write_report(&path, &ReportOptions { only: Some(name.to_owned()) });
+    let written = only("accuracy").unwrap();
+    assert_eq!((written.figures.len(), written.tables.len(), written.page), (3, 0, None));
+    assert_eq!(only("results").unwrap().tables.len(), 3);
+    assert_eq!(only("acuracy").unwrap_err().to_string(), "unknown figure or table `acuracy`; did you mean `accuracy`?");
+}
+
+#[test]
+fn a_sweep_without_results_says_how_its_runs_stand() {
+    let (_folder, path) = sweep(&Size { models: 0, ..Size::SMALL });
+    let error = write_report(&path, &everything()).unwrap_err();
+    assert!(matches!(error, ReportError::NothingFinished { runs: 4, .. }), "{error}");
+    let text = error.to_string();
+    assert!(
+        text.contains("none of the 4 runs has a result yet") && text.contains("1 failed") && text.contains("an error: nan_loss"),
+        "{text}"
+    );
+    let empty = tempfile::tempdir().unwrap();
+    assert!(write_report(empty.path(), &everything()).unwrap_err().to_string().contains("no runs here"));
+}
+
+#[test]
+fn a_folder_of_tables_without_runs_still_gives_a_report() {
+    let (_folder, path) = sweep(&Size::SMALL);
+    write_report(&path, &everything()).unwrap();
+    let once = bytes(&path);
+    fs::remove_dir_all(path.join("runs")).unwrap();
+    write_report(&path, &everything()).unwrap();
+    assert!(once == bytes(&path));
+}
+
+#[test]
+fn no_text_of_any_figure_overlaps_another_or_leaves_the_picture() {
+    for size in [Size::SMALL, Size::LARGE] {
+        let (_folder, path) = sweep(&Size { seeds: 2, steps: 12, ..size });
+        let collected = collect(&path).unwrap();
+        peftbench_report::fonts::register().unwrap();
+        let data = Data::read(&path, &collected).unwrap();
+        for figure in FIGURES.iter().map(|make| make()) {
+            let scene = figure.draw(&data).unwrap().scene;
+            let picture = Bounds { left: 0.0, top: 0.0, right: scene.width, bottom: scene.height };
+            let texts: Vec<_> = scene.texts().collect();
+            for (index, text) in texts.iter().enumerate() {
+                assert!(picture.contains(&text.bounds()), "{}: `{}` leaves the picture", figure.id(), text.text);
+                for other in &texts[..index] {
+                    assert!(!text.bounds().overlaps(&other.bounds()), "{}: `{}` overlaps `{}`", figure.id(), text.text, other.text);
+                }
+            }
+        }
+    }
+}
+
+/// Writes a whole paper's worth of results for a person to look at: `SHOW=/tmp/somewhere cargo test --release -p peftbench-report -- --ignored`.
+#[test]
+#[ignore = "writes a folder to look at; set SHOW to its path"]
+fn show() {
+    let path = PathBuf::from(std::env::var("SHOW").unwrap());
+    write_sweep(&path, &Size::LARGE);
+    println!("{:#?}", write_report(&path, &everything()).unwrap());
+}
