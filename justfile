@@ -43,6 +43,6 @@ bench *ARGS:
 pretrain NAME:
     cargo run --release -- pretrain experiments/bases/{{NAME}}.toml --out bases/{{NAME}}
 
-# Runs the first four runs of the quick sweep, apart from its results
-smoke:
-    cargo run --release -- sweep experiments/quick.toml --max-runs 4 --results target/smoke
+# Runs a few steps of everything: seconds, apart from other results
+smoke *ARGS:
+    cargo run --release -- sweep experiments/smoke.toml --results target/smoke {{ARGS}}
