@@ -115,8 +115,8 @@ mod tests {
             fast = adamw(&fast, &random(&[7, 11], 10 + step, DType::F32), s)?;
             exact = adamw(&exact, &random(&[7, 11], 10 + step, DType::F64), s)?;
         }
-        assert!(relative_error(&exact.value, &fast.value)? < 1e-6);
-        assert!(relative_error(&exact.second, &fast.second)? < 1e-6);
+        assert!(relative_error(&exact.value, &fast.value)? < 1e-5);
+        assert!(relative_error(&exact.second, &fast.second)? < 1e-5);
         Ok(())
     }
 
