@@ -75,7 +75,7 @@ mod tests {
             ..AggregateRow::default()
         };
         let same = table(&[row("lora", 0.1, 9), row("full", 0.1, 99), row("none", 0.3, 0)]);
-        assert!(same.starts_with("model  task  method  targets  layers  metric    mean"), "{same}");
+        assert!(same.starts_with("model  task  method  targets  layers  metric      mean"), "{same}");
         let varied = table(&[row("lora", 0.1, 9), row("lora", 0.2, 9), row("none", 0.3, 0)]);
         let lines: Vec<Vec<&str>> = varied.lines().map(|line| line.split_whitespace().collect()).collect();
         assert_eq!(lines[0][5..7], ["lr", "metric"]);
