@@ -128,11 +128,14 @@ fn no_text_of_any_figure_overlaps_another_or_leaves_the_picture() {
     }
 }
 
-/// Writes a whole paper's worth of results for a person to look at: `SHOW=/tmp/somewhere cargo test --release -p peftbench-report -- --ignored`.
+/// Writes two sweeps for a person to look at, a whole paper's worth and the smallest with one seed:
+/// `SHOW=some/folder cargo test --release -p peftbench-report -- --ignored`.
 #[test]
 #[ignore = "writes a folder to look at; set SHOW to its path"]
 fn show() {
     let path = PathBuf::from(std::env::var("SHOW").unwrap());
-    write_sweep(&path, &Size::LARGE);
-    println!("{:#?}", write_report(&path, &everything()).unwrap());
+    for (name, size) in [("large", Size::LARGE), ("small", Size { seeds: 1, ..Size::SMALL })] {
+        write_sweep(&path.join(name), &size);
+        write_report(&path.join(name), &everything()).unwrap();
+    }
 }

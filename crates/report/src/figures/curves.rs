@@ -169,7 +169,7 @@ fn draw_panel(scene: &mut Scene, panel: Bounds, data: &Data, curves: &[&Curve<'_
     let x = Scale::linear((0.0, steps.fold(1.0, f64::max)), (panel.left, panel.right - 6.0 - 2.5 * curves.len() as f64));
     let y = Scale::linear(range_of(values), (panel.bottom, panel.top));
     bottom_axis(scene, panel, &x, 6, &|value, _| short_count(value), "optimizer step");
-    left_axis(scene, panel, &y, 5, &decimals, axis);
+    left_axis(scene, panel, &y, 7, &decimals, axis);
     frame(scene, panel);
     if let Some(curve) = curves.first() {
         let title = format!("{} · {}", curve.cell.place.model, curve.cell.place.task);

@@ -126,7 +126,7 @@ fn draw_panel(scene: &mut Scene, panel: Bounds, column: &Column<'_>, edges: &[f6
         let band = Bounds { left: scale.at(low), right: scale.at(high), ..panel };
         scene.rect(band, Color::hex(0xeef0f2));
     }
-    bottom_axis(scene, panel, &scale, 5, column.format, &column.axis);
+    bottom_axis(scene, panel, &scale, 7, column.format, &column.axis);
     for (index, row) in block.rows.iter().enumerate().skip(1) {
         if row.group != block.rows[index - 1].group || row.group.is_empty() {
             scene.line((panel.left, edges[index]), (panel.right, edges[index]), GRID, 1.0);

@@ -100,7 +100,7 @@ pub(crate) fn interval_note<'a>(rows: impl Iterator<Item = &'a AggregateRow> + C
     };
     let bare = rows.filter(|row| row.interval_kind.is_none()).count();
     if bare > 0 && !listed.is_empty() {
-        note.push_str(&format!(" {bare} of them have no interval (one seed, no predictions kept)."));
+        note.push_str(&format!(" {bare} of them, drawn hollow, have no interval (one seed, no predictions kept)."));
     }
     note
 }

@@ -34,7 +34,7 @@ impl Figure for Throughput {
         canvas.legend(&[(Key::Interval, "median over seeds, from the slowest to the fastest seed".to_owned())]);
         draw(&mut canvas, &blocks(data, &cells));
         let scene =
-            canvas.finish("Points are medians over seeds, whiskers reach from the slowest to the fastest seed. The axis begins at 0.");
+            canvas.finish("Points are medians over seeds, whiskers reach from the slowest to the fastest seed. Hollow points are single runs. The axis begins at 0.");
         Some(Drawing { scene, csv: numbers(&cells) })
     }
 }
