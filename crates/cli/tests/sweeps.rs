@@ -153,7 +153,7 @@ fn killed_and_interrupted_sweeps_end_with_the_same_bytes_as_an_undisturbed_one()
     let plan = playground.expect(0, &["plan", "long.toml", "--results", "rough"]).stdout;
     assert!(plan.contains(&format!("interrupted at step {saved}")), "{plan}");
 
-    // kill -9 of the worker: its run has failed, and is begun again from the checkpoint when asked for.
+    // kill -9 of the worker: its run has no result, and the next sweep takes it up from the checkpoint.
     let steps = count_events(&run, "step");
     let sweep = start(&playground, "rough", 2, steps + 30);
     signal(state(&run).unwrap().process.unwrap().pid, "KILL");
@@ -163,7 +163,7 @@ fn killed_and_interrupted_sweeps_end_with_the_same_bytes_as_an_undisturbed_one()
 
     // kill -9 of the supervisor, then of the worker that it leaves.
     let steps = count_events(&run, "step");
-    let mut sweep = playground.spawn(&["sweep", "long.toml", "--results", "rough", "--no-report", "--retry", "failed"]);
+    let mut sweep = playground.spawn(&["sweep", "long.toml", "--results", "rough", "--no-report"]);
     wait_for("the third attempt", || (count_events(&run, "started") >= 3 && count_events(&run, "step") >= steps + 30).then_some(()));
     let worker = wait_for("the worker", || state(&run)?.process).pid;
     signal(sweep.id(), "KILL");

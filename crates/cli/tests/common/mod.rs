@@ -97,6 +97,8 @@ train = {{ epochs = 2, batch_size = 4, lr = 1e-3, max_length = 128 }}
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(env!("CARGO_BIN_EXE_peftbench"));
         command.args(arguments).current_dir(self.folder.path()).stdin(Stdio::null());
+        // A rerun that differs is kept for a look; here it goes with the folder.
+        command.env("TMPDIR", self.folder.path());
         for variable in ["PEFTBENCH_RESULTS", "PEFTBENCH_DATA", "PEFTBENCH_MODELS", "RAYON_NUM_THREADS"] {
             command.env_remove(variable);
         }
