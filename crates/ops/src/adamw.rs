@@ -116,7 +116,8 @@ mod tests {
             exact = adamw(&exact, &random(&[7, 11], 10 + step, DType::F64), s)?;
         }
         assert!(relative_error(&exact.value, &fast.value)? < 1e-5);
-        assert!(relative_error(&exact.second, &fast.second)? < 1e-5);
+        // 1 − 0.999 taken in f32 is off by 5e-5.
+        assert!(relative_error(&exact.second, &fast.second)? < 1e-4);
         Ok(())
     }
 
