@@ -1,6 +1,6 @@
 //! What a model remembers between decoded tokens.
 
-use peftbench_ops::Tensor;
+use peftbench_ops::{Result, Tensor};
 
 /// The state of all layers after `position` tokens.
 #[derive(Debug, Clone, Default)]
@@ -31,6 +31,16 @@ pub enum LayerCache {
 }
 
 impl Cache {
+    /// The cache of a batch made of these sequences of this one, each as often as it is named: the same prompt before several
+    /// continuations, or the beams of a search that go on.
+    ///
+    /// # Errors
+    /// Where a sequence is outside the batch.
+    pub fn select(&self, sequences: &[u32]) -> Result<Self> {
+        let layers = self.layers.iter().map(|layer| layer.select(sequences)).collect::<Result<_>>()?;
+        Ok(Self { position: self.position, layers })
+    }
+
     /// The entry of `layer`, none before the first token.
     pub(crate) fn get(&self, layer: usize) -> Option<&LayerCache> {
         self.layers.get(layer)
@@ -42,5 +52,15 @@ impl Cache {
             Some(present) => *present = entry,
             None => self.layers.push(entry),
         }
+    }
+}
+
+impl LayerCache {
+    fn select(&self, sequences: &[u32]) -> Result<Self> {
+        let pick = |tensor: &Tensor| tensor.contiguous()?.index_select(&Tensor::new(sequences, tensor.device())?, 0);
+        Ok(match self {
+            Self::Attention { keys, values } => Self::Attention { keys: pick(keys)?, values: pick(values)? },
+            Self::Ssm { context, state } => Self::Ssm { context: pick(context)?, state: pick(state)? },
+        })
     }
 }
