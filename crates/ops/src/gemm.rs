@@ -4,9 +4,12 @@ use gemm::Parallelism;
 
 /// A matrix in memory: element (i, j) is `data[i * row_stride + j * col_stride]`.
 #[derive(Clone, Copy)]
-pub(crate) struct Matrix<'a> {
+pub struct Matrix<'a> {
+    /// The elements, from (0, 0) on.
     pub data: &'a [f32],
+    /// Elements from one row to the next.
     pub row_stride: usize,
+    /// Elements from one column to the next.
     pub col_stride: usize,
 }
 
@@ -24,7 +27,7 @@ impl<'a> Matrix<'a> {
 
 /// What becomes of the output's present content.
 #[derive(Clone, Copy, PartialEq)]
-pub(crate) enum Into {
+pub enum Into {
     /// It is overwritten.
     Overwrite,
     /// The product is added to it.
@@ -33,7 +36,7 @@ pub(crate) enum Into {
 
 /// out[m, n] (rows `out_stride` apart) = or += scale · a[m, k] · b[k, n], on as many threads as rayon has.
 #[allow(clippy::too_many_arguments)]
-pub(crate) fn multiply(
+pub fn multiply(
     m: usize,
     n: usize,
     k: usize,
@@ -51,7 +54,7 @@ pub(crate) fn multiply(
 
 /// Like [`multiply`], on the calling thread: for products inside a parallel loop.
 #[allow(clippy::too_many_arguments)]
-pub(crate) fn multiply_serial(
+pub fn multiply_serial(
     m: usize,
     n: usize,
     k: usize,

@@ -24,7 +24,7 @@ pub mod cross_entropy;
 pub mod dropout;
 pub mod elementary;
 pub mod embedding;
-mod gemm;
+pub mod gemm;
 pub mod linear;
 pub mod mapped;
 pub mod memory;

@@ -1,0 +1,119 @@
+//! LoRA training steps, as a share of the rate at which this project's own matrix product runs (model-FLOPs utilisation).
+//!
+//! Between every two steps the products of the model's first layer are timed, so that both see the same machine. The table at the
+//! end holds, for one thread and for two, the ratio of the best step to the best products, and the memory a step takes.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+
+#[path = "../tests/step/mod.rs"]
+mod step;
+
+use criterion::{Criterion, SamplingMode};
+use peftbench_ops::gemm::{Into, Matrix, multiply};
+use peftbench_ops::memory::{self, CountingAllocator};
+use std::time::{Duration, Instant};
+use step::{Shape, Step, llama_110m, llama_small, mamba_130m};
+
+#[global_allocator]
+static ALLOCATOR: CountingAllocator = CountingAllocator;
+
+/// y = x Wᵀ for each linear layer of a model's first layer, in memory of its own.
+struct Products {
+    rows: usize,
+    layers: Vec<(usize, usize, Vec<f32>)>,
+    x: Vec<f32>,
+    y: Vec<f32>,
+}
+
+impl Products {
+    fn new(rows: usize, dims: &[(usize, usize)]) -> Self {
+        let (out, input) = (dims.iter().map(|d| d.0).max().unwrap(), dims.iter().map(|d| d.1).max().unwrap());
+        let values = |n: usize| (0..n).map(|i| ((i * 7919) % 1009) as f32 / 1009.0 - 0.5).collect::<Vec<f32>>();
+        let layers = dims.iter().map(|&(o, i)| (o, i, values(o * i))).collect();
+        Self { rows, layers, x: values(rows * input), y: vec![0.0; rows * out] }
+    }
+
+    fn run(&mut self) {
+        for (out, input, weight) in &self.layers {
+            let (x, w) = (Matrix::rows(&self.x, *input), Matrix::rows(weight, *input).t());
+            multiply(self.rows, *out, *input, x, w, 1.0, &mut self.y, *out, Into::Overwrite);
+        }
+    }
+
+    fn flops(&self) -> f64 {
+        self.layers.iter().map(|(o, i, _)| 2.0 * (self.rows * o * i) as f64).sum()
+    }
+}
+
+/// What one shape reached on so many threads.
+struct Line {
+    name: &'static str,
+    threads: usize,
+    target: f64,
+    /// GFLOP/s of the products and of the step.
+    rates: (f64, f64),
+    tokens_per_second: f64,
+    growth: u64,
+}
+
+fn timed(work: impl FnOnce()) -> Duration {
+    let started = Instant::now();
+    work();
+    started.elapsed()
+}
+
+fn measure(criterion: &mut Criterion, shape: &Shape, threads: usize, target: f64) -> Line {
+    let pool = rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
+    let mut step = Step::new(shape);
+    let flops = step.flops(shape);
+    let mut products = Products::new(shape.tokens(), &step.layer_products());
+    let (mut best_step, mut best_products) = (Duration::MAX, Duration::MAX);
+    let live = memory::reset_peak();
+    pool.install(|| step.run());
+    let growth = memory::peak_bytes() - live;
+    let mut group = criterion.benchmark_group(format!("lora_step/{}", shape.name));
+    group.sampling_mode(SamplingMode::Flat).sample_size(10);
+    group.warm_up_time(Duration::from_millis(500)).measurement_time(Duration::from_secs(8));
+    group.bench_function(format!("{threads}_threads"), |bencher| {
+        bencher.iter_custom(|iterations| {
+            let mut total = Duration::ZERO;
+            for _ in 0..iterations {
+                for _ in 0..3 {
+                    best_products = best_products.min(pool.install(|| timed(|| products.run())));
+                }
+                let elapsed = pool.install(|| timed(|| drop(step.run())));
+                best_step = best_step.min(elapsed);
+                total += elapsed;
+            }
+            total
+        });
+    });
+    group.finish();
+    let rates = (products.flops() / best_products.as_secs_f64() / 1e9, flops / best_step.as_secs_f64() / 1e9);
+    Line { name: shape.name, threads, target, rates, tokens_per_second: shape.tokens() as f64 / best_step.as_secs_f64(), growth }
+}
+
+fn main() {
+    memory::keep_freed_memory();
+    let mut criterion = Criterion::default().configure_from_args();
+    let mut lines = Vec::new();
+    for threads in [1, 2] {
+        lines.push(measure(&mut criterion, &llama_110m(), threads, 0.88));
+        lines.push(measure(&mut criterion, &llama_small(), threads, 0.82));
+        lines.push(measure(&mut criterion, &mamba_130m(), threads, 0.65));
+    }
+    criterion.final_summary();
+    println!("\nshape        threads  GEMM GFLOP/s  step GFLOP/s   MFU  (target)  tokens/s  memory growth MiB");
+    for line in lines {
+        let (gemm, step) = line.rates;
+        println!(
+            "{:<12} {:>7}  {gemm:>12.1}  {step:>12.1}  {:.3}    ({:.2})  {:>8.0}  {:>17.0}",
+            line.name,
+            line.threads,
+            step / gemm,
+            line.target,
+            line.tokens_per_second,
+            line.growth as f64 / (1 << 20) as f64
+        );
+    }
+}
