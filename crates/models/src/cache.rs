@@ -9,6 +9,8 @@ pub struct Cache {
     pub position: usize,
     /// One entry a layer, in order; empty before the first token.
     pub layers: Vec<LayerCache>,
+    /// Which of the positions are padding (0), [batch, position] of u8; absent where none is.
+    pub mask: Option<Tensor>,
 }
 
 /// The state of one layer.
@@ -37,8 +39,10 @@ impl Cache {
     /// # Errors
     /// Where a sequence is outside the batch.
     pub fn select(&self, sequences: &[u32]) -> Result<Self> {
-        let layers = self.layers.iter().map(|layer| layer.select(sequences)).collect::<Result<_>>()?;
-        Ok(Self { position: self.position, layers })
+        let pick = |tensor: &Tensor| tensor.contiguous()?.index_select(&Tensor::new(sequences, tensor.device())?, 0);
+        let layers = self.layers.iter().map(|layer| layer.map(&pick)).collect::<Result<_>>()?;
+        let mask = self.mask.as_ref().map(pick).transpose()?;
+        Ok(Self { position: self.position, layers, mask })
     }
 
     /// The entry of `layer`, none before the first token.
@@ -56,8 +60,8 @@ impl Cache {
 }
 
 impl LayerCache {
-    fn select(&self, sequences: &[u32]) -> Result<Self> {
-        let pick = |tensor: &Tensor| tensor.contiguous()?.index_select(&Tensor::new(sequences, tensor.device())?, 0);
+    /// The entry with each of its tensors, all [batch, …], changed.
+    fn map(&self, pick: &impl Fn(&Tensor) -> peftbench_ops::Result<Tensor>) -> Result<Self> {
         Ok(match self {
             Self::Attention { keys, values } => Self::Attention { keys: pick(keys)?, values: pick(values)? },
             Self::Ssm { context, state } => Self::Ssm { context: pick(context)?, state: pick(state)? },

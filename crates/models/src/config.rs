@@ -1,6 +1,7 @@
 //! Reading Hugging Face's `config.json`.
 
 use crate::error::{ModelError, Result};
+use peftbench_ops::attention::Heads;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use std::path::Path;
@@ -39,6 +40,30 @@ impl ModelConfig {
     /// The typed config of an architecture. Keys it does not know are Hugging Face's and are left alone.
     pub fn parse<T: DeserializeOwned>(&self) -> Result<T> {
         serde_json::from_value(Value::Object(self.values.clone())).map_err(|error| self.unsupported(error.to_string()))
+    }
+
+    /// The heads of an attention layer.
+    pub(crate) fn heads(&self, hidden: usize, query: usize, key_value: Option<usize>, dim: Option<usize>) -> Result<Heads> {
+        let key_value = key_value.unwrap_or(query);
+        if query == 0 || key_value == 0 || !query.is_multiple_of(key_value) {
+            return Err(self.unsupported(format!("{query} attention heads cannot share {key_value} key-value heads")));
+        }
+        if dim.is_none() && !hidden.is_multiple_of(query) {
+            return Err(self.unsupported(format!("a hidden size of {hidden} does not divide into {query} heads")));
+        }
+        Ok(Heads { query, key_value, dim: dim.unwrap_or(hidden / query) })
+    }
+
+    /// Mamba's `time_step_rank` (`mamba_dt_rank` in Jamba): a number, or "auto" for ⌈hidden / 16⌉.
+    pub(crate) fn time_step_rank(&self, rank: Option<&Value>, hidden: usize) -> Result<usize> {
+        match rank {
+            None => Ok(hidden.div_ceil(16)),
+            Some(Value::String(auto)) if auto == "auto" => Ok(hidden.div_ceil(16)),
+            Some(rank) => match rank.as_u64() {
+                Some(rank @ 1..) => Ok(rank as usize),
+                _ => Err(self.unsupported(format!("the time step's rank is {rank}; expected a positive number or \"auto\""))),
+            },
+        }
     }
 
     /// An error about this config.

@@ -5,8 +5,8 @@ use crate::checkpoint::Checkpoint;
 use crate::config::ModelConfig;
 use crate::error::Result;
 use crate::gguf::GgufFile;
-use crate::llama::Llama;
-use crate::mamba::Mamba;
+use crate::llama::{llama, qwen2};
+use crate::mamba::mamba;
 use crate::pass::Pass;
 use crate::slots::{LinearSlot, SlotMut, Visitor};
 use crate::weights::Weights;
@@ -30,8 +30,8 @@ pub trait Model: Send {
     fn hidden_size(&self) -> usize;
 
     /// Token ids [batch, length] to the hidden states behind the last norm, [batch, length, hidden]. Virtual tokens, where a method
-    /// has put some in front, are not in the result. With a cache, `ids` continue what it has seen and it is brought forward;
-    /// a cache and a mask do not go together.
+    /// has put some in front, are not in the result. With a cache, `ids` continue what it has seen and it is brought forward; the
+    /// pass's mask is then that of `ids`.
     fn forward(&self, pass: &Pass<'_>, ids: &Tensor, cache: Option<&mut Cache>) -> Result<Var>;
 
     /// The matrix [vocabulary, hidden] that turns hidden states into logits; the embedding itself where they are tied.
@@ -121,12 +121,9 @@ pub struct Architecture {
 
 /// All architectures.
 pub const ARCHITECTURES: &[Architecture] = &[
-    Architecture {
-        model_type: "llama",
-        summary: "LLaMA family: RMSNorm, grouped-query rotary attention, SwiGLU",
-        build: |c, w| Ok(Box::new(Llama::new(c, w)?)),
-    },
-    Architecture { model_type: "mamba", summary: "Mamba-1: gated selective state space", build: |c, w| Ok(Box::new(Mamba::new(c, w)?)) },
+    Architecture { model_type: "llama", summary: "LLaMA family: RMSNorm, grouped-query rotary attention, SwiGLU", build: llama },
+    Architecture { model_type: "mamba", summary: "Mamba-1: gated selective state space", build: mamba },
+    Architecture { model_type: "qwen2", summary: "Qwen2: LLaMA with biases on queries, keys and values", build: qwen2 },
 ];
 
 /// Builds a model of any architecture.

@@ -15,17 +15,26 @@ pub struct Pass<'a> {
     pub dropout: Option<&'a RefCell<Stream>>,
     /// Factor on each layer's adapters; absent where all are 1. Layer policies suppress layers with it.
     pub adapter_scale: Option<&'a [f64]>,
+    /// Where to leave the residual stream: before the first layer, behind each one, and behind the last norm. Absent where nobody looks.
+    pub hidden_states: Option<&'a RefCell<Vec<Var>>>,
 }
 
 impl<'a> Pass<'a> {
     /// A pass in evaluation mode.
     pub fn evaluation(tape: &'a Tape) -> Self {
-        Self { tape, mask: None, dropout: None, adapter_scale: None }
+        Self { tape, mask: None, dropout: None, adapter_scale: None, hidden_states: None }
     }
 
     /// The same pass with a padding mask.
     pub fn with_mask(self, mask: Option<&'a Tensor>) -> Self {
         Self { mask, ..self }
+    }
+
+    /// Leaves x where the caller looks for hidden states.
+    pub(crate) fn observe(&self, x: &Var) {
+        if let Some(states) = self.hidden_states {
+            states.borrow_mut().push(x.clone());
+        }
     }
 
     /// x after dropout with probability `p`; x itself in evaluation mode or with p = 0.

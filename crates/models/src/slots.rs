@@ -116,6 +116,12 @@ impl LinearSlot {
         (value.dims()[0], value.dims()[1])
     }
 
+    /// Multiply-adds a row of input.
+    pub(crate) fn multiply_adds(&self) -> usize {
+        let (out, input) = self.dims();
+        out * input
+    }
+
     /// Attaches `adapter` behind those already there.
     pub fn attach(&mut self, adapter: Box<dyn LinearAdapter>) {
         self.adapters.push(adapter);

@@ -1,0 +1,172 @@
+//! The frame that every decoder-only language model shares: embedding, virtual tokens, layers, last norm, head.
+//!
+//! An architecture is a [`Decoder`]: what its layers share, and what they compute.
+
+use crate::cache::Cache;
+use crate::error::Result;
+use crate::model::{Head, Model};
+use crate::norm::Norm;
+use crate::pass::Pass;
+use crate::slots::{LinearSlot, ParamSlot, PromptSlot, SlotMut, Visitor, visit_linear};
+use peftbench_ops::{Device, Tensor, Var};
+
+/// What one architecture adds to the frame.
+pub(crate) trait Decoder: Send {
+    /// One of its layers.
+    type Layer: Layer<Shared = Self::Shared>;
+    /// What all layers of a pass share: rotary tables, attention biases.
+    type Shared;
+
+    /// Hugging Face's `model_type`.
+    fn arch(&self) -> &'static str;
+
+    /// What the layers share in this pass.
+    fn shared(&self, step: &Step<'_>) -> Result<Self::Shared>;
+
+    /// The input of the first layer, from the embedded tokens [batch, length, hidden]: learned positions, a norm.
+    fn embed(&self, _step: &Step<'_>, x: Var) -> Result<Var> {
+        Ok(x)
+    }
+
+    /// Shows the slots that `embed` uses.
+    fn visit_slots(&mut self, _visitor: &mut Visitor<'_>) {}
+}
+
+/// A layer of a decoder: a function on the residual stream.
+pub(crate) trait Layer: Send {
+    /// See [`Decoder::Shared`].
+    type Shared;
+
+    /// The stream x [batch, length, hidden] behind this layer.
+    fn forward(&self, step: &Step<'_>, shared: &Self::Shared, x: &Var, cache: Option<&mut Cache>) -> Result<Var>;
+
+    /// Shows every slot, in a fixed order.
+    fn visit_slots(&mut self, visitor: &mut Visitor<'_>);
+
+    /// Multiply-adds a token of a forward pass, without what depends on the sequence's length.
+    fn multiply_adds_per_token(&self) -> usize;
+}
+
+/// The positions that one pass computes: `length` of them, virtual tokens included, behind `start` that the cache has seen.
+pub(crate) struct Step<'a> {
+    /// The pass.
+    pub pass: &'a Pass<'a>,
+    /// Positions before.
+    pub start: usize,
+    /// Positions computed.
+    pub length: usize,
+    /// Padding mask over all of them, [batch, start + length] of u8; absent where nothing is padding.
+    pub mask: Option<Tensor>,
+    /// Where tables for this pass belong.
+    pub device: &'a Device,
+}
+
+impl Step<'_> {
+    /// x [batch, length, width] with padding positions set to 0.
+    pub fn masked(&self, x: &Var) -> Result<Var> {
+        let Some(mask) = &self.mask else { return Ok(x.clone()) };
+        let mask = mask.narrow(1, self.start, self.length)?.to_dtype(x.value().dtype())?.unsqueeze(2)?;
+        Ok(self.pass.tape.mul(x, &Var::constant(mask))?)
+    }
+}
+
+/// A decoder-only language model.
+pub(crate) struct CausalLm<D: Decoder> {
+    /// What the architecture adds.
+    pub decoder: D,
+    /// Token embedding [vocabulary, hidden].
+    pub embeddings: ParamSlot,
+    /// Virtual tokens.
+    pub prompt: PromptSlot,
+    /// The layers.
+    pub layers: Vec<D::Layer>,
+    /// The norm behind the last layer.
+    pub norm: Norm,
+    /// The head, absent where it is the embedding.
+    pub head: Option<LinearSlot>,
+}
+
+impl<D: Decoder> CausalLm<D> {
+    /// The mask over the cache's positions, the virtual tokens and the pass's own, where any of them is padding.
+    fn mask(&self, pass: &Pass<'_>, before: Option<&Tensor>, start: usize, ids: &Tensor, length: usize) -> Result<Option<Tensor>> {
+        if pass.mask.is_none() && before.is_none() {
+            return Ok(None);
+        }
+        let (batch, own) = ids.dims2()?;
+        let ones = |length: usize| Tensor::ones((batch, length), peftbench_ops::DType::U8, ids.device());
+        let before = before.map_or_else(|| ones(start), |mask| Ok(mask.clone()))?;
+        let given = pass.mask.map_or_else(|| ones(own), |mask| mask.to_dtype(peftbench_ops::DType::U8))?;
+        Ok(Some(Tensor::cat(&[&before, &ones(length - own)?, &given], 1)?))
+    }
+}
+
+impl<D: Decoder> Model for CausalLm<D> {
+    fn arch(&self) -> &'static str {
+        self.decoder.arch()
+    }
+
+    fn num_layers(&self) -> usize {
+        self.layers.len()
+    }
+
+    fn vocab_size(&self) -> usize {
+        self.embeddings.param.value().dims()[0]
+    }
+
+    fn hidden_size(&self) -> usize {
+        self.prompt.hidden
+    }
+
+    fn forward(&self, pass: &Pass<'_>, ids: &Tensor, mut cache: Option<&mut Cache>) -> Result<Var> {
+        let own = ids.dims()[1];
+        let start = cache.as_ref().map_or(0, |cache| cache.position);
+        let mut x = pass.tape.embedding(&self.embeddings.forward(pass)?, ids)?;
+        if start == 0 {
+            x = self.prompt.forward(pass, x)?;
+        }
+        let length = x.dims()[1];
+        let mask = self.mask(pass, cache.as_ref().and_then(|cache| cache.mask.as_ref()), start, ids, length)?;
+        let step = Step { pass, start, length, mask, device: ids.device() };
+        x = self.decoder.embed(&step, x)?;
+        pass.observe(&x);
+        let shared = self.decoder.shared(&step)?;
+        for (i, layer) in self.layers.iter().enumerate() {
+            pass.tape.enter_scope(format!("layers.{i}"));
+            x = layer.forward(&step, &shared, &x, cache.as_deref_mut())?;
+            pass.observe(&x);
+        }
+        pass.tape.enter_scope("head");
+        if let Some(cache) = cache {
+            cache.position += length;
+            cache.mask = step.mask;
+        }
+        let x = if length > own { pass.tape.narrow(&x, 1, length - own, own)? } else { x };
+        let x = self.norm.forward(pass, &x)?;
+        pass.observe(&x);
+        Ok(x)
+    }
+
+    fn head(&self) -> Head<'_> {
+        match &self.head {
+            Some(head) => Head::Linear(head),
+            None => Head::Tied(&self.embeddings),
+        }
+    }
+
+    fn visit_slots(&mut self, visitor: &mut Visitor<'_>) {
+        visitor(SlotMut::Prompt(&mut self.prompt));
+        visitor(SlotMut::Param(&mut self.embeddings));
+        self.decoder.visit_slots(visitor);
+        for layer in &mut self.layers {
+            layer.visit_slots(visitor);
+        }
+        self.norm.visit_slots(visitor);
+        if let Some(head) = &mut self.head {
+            visit_linear(head, visitor);
+        }
+    }
+
+    fn multiply_adds_per_token(&self) -> u64 {
+        self.layers.iter().map(|layer| layer.multiply_adds_per_token() as u64).sum()
+    }
+}

@@ -1,0 +1,142 @@
+//! Mamba-1's mixer (Gu and Dao, 2023): input projection, causal convolution, selective scan, gate, output projection.
+
+use crate::builder::{Builder, LinearSpec};
+use crate::cache::{Cache, LayerCache};
+use crate::causal_lm::Step;
+use crate::error::Result;
+use crate::slots::{LinearSlot, ParamSlot, SlotMut, StateSlot, Visitor, visit_linear};
+use crate::weights::Init;
+use peftbench_ops::scan::ScanInputs;
+use peftbench_ops::{Tensor, Var};
+use peftbench_spec::Role;
+
+/// Shape of a mixer.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct MixerShape {
+    /// Width of the residual stream.
+    pub hidden: usize,
+    /// Channels of the scan.
+    pub inner: usize,
+    /// States a channel.
+    pub state: usize,
+    /// Taps of the convolution.
+    pub taps: usize,
+    /// Width of the input of `dt_proj`.
+    pub rank: usize,
+    /// Whether the input and output projections have a bias.
+    pub bias: bool,
+    /// Whether the convolution has a bias.
+    pub conv_bias: bool,
+    /// Terms of the residual stream, for fresh weights.
+    pub residual_terms: usize,
+}
+
+/// One mixer.
+pub(crate) struct Mixer {
+    layer: usize,
+    shape: MixerShape,
+    in_proj: LinearSlot,
+    conv_weight: ParamSlot,
+    conv_bias: Option<ParamSlot>,
+    x_proj: LinearSlot,
+    dt_proj: LinearSlot,
+    a_log: ParamSlot,
+    d: ParamSlot,
+    out_proj: LinearSlot,
+    start: StateSlot,
+}
+
+impl Mixer {
+    /// The mixer of layer `layer`, below the builder's prefix.
+    pub fn new(builder: &Builder<'_>, layer: usize, shape: MixerShape) -> Result<Self> {
+        let MixerShape { hidden, inner, state, taps, rank, bias, .. } = shape;
+        let conv = |name, dims: &[usize], init| builder.tensor(name, Role::Conv1d, dims, init);
+        let dt_spec = LinearSpec::new(inner, rank).init(Init::Uniform((rank as f64).powf(-0.5))).bias_init(Init::TimeStep(1e-3, 0.1));
+        let out_spec = LinearSpec::new(hidden, inner).bias(bias).residual(shape.residual_terms);
+        Ok(Self {
+            layer,
+            in_proj: {
+                let spec = LinearSpec::new(2 * inner, hidden).bias(bias).parts(&[("x", inner), ("z", inner)]);
+                builder.linear("in_proj", Role::InProj, spec)?
+            },
+            conv_weight: conv("conv1d.weight", &[inner, 1, taps], Init::Uniform(1.0 / (taps as f64).sqrt()))?,
+            conv_bias: shape.conv_bias.then(|| conv("conv1d.bias", &[inner], Init::Constant(0.0))).transpose()?,
+            x_proj: {
+                let spec = LinearSpec::new(rank + 2 * state, inner).parts(&[("dt", rank), ("B", state), ("C", state)]);
+                builder.linear("x_proj", Role::XProj, spec)?
+            },
+            dt_proj: builder.linear("dt_proj", Role::DtProj, dt_spec)?,
+            a_log: builder.tensor("A_log", Role::ALog, &[inner, state], Init::ALog)?,
+            d: builder.tensor("D", Role::D, &[inner], Init::Constant(1.0))?,
+            out_proj: builder.linear("out_proj", Role::OutProj, out_spec)?,
+            start: StateSlot::new(builder.info("state", Role::ALog), inner, state, taps - 1),
+            shape,
+        })
+    }
+
+    /// x [batch, length, hidden], normed → [batch, length, hidden]. Padding is set to 0 before the input projection and behind the
+    /// convolution, as Hugging Face does.
+    pub fn forward(&self, step: &Step<'_>, x: &Var, cache: Option<&mut Cache>) -> Result<Var> {
+        let (pass, tape) = (step.pass, step.pass.tape);
+        let MixerShape { inner, state: states, rank, .. } = self.shape;
+        let projected = self.in_proj.forward(pass, &step.masked(x)?)?;
+        let (u, z) = (tape.narrow(&projected, 2, 0, inner)?, tape.narrow(&projected, 2, inner, inner)?);
+        let (initial, context) = self.start(step, x.dims()[0], cache.as_deref())?;
+        let conv_bias = self.conv_bias.as_ref().map(|bias| bias.forward(pass)).transpose()?;
+        let convolved = tape.causal_conv_silu(&u, &self.conv_weight.forward(pass)?, conv_bias.as_ref(), context.as_ref())?;
+        let convolved = step.masked(&convolved)?;
+        let selective = self.x_proj.forward(pass, &convolved)?;
+        let part = |start, width| tape.narrow(&selective, 2, start, width);
+        let dt = self.dt_proj.forward(pass, &part(0, rank)?)?;
+        let a = tape.scale(&tape.exp(&self.a_log.forward(pass)?)?, -1.0)?;
+        let (b, c, d) = (part(rank, states)?, part(rank + states, states)?, self.d.forward(pass)?);
+        let inputs = ScanInputs { u: &convolved, dt: &dt, a: &a, b: &b, c: &c, d: &d, z: &z, initial_state: initial.as_ref() };
+        let (y, state) = tape.selective_scan(inputs)?;
+        if let Some(cache) = cache {
+            cache.put(self.layer, LayerCache::Ssm { context: self.next_context(&u, context.as_ref())?, state });
+        }
+        Ok(self.out_proj.forward(pass, &y)?)
+    }
+
+    /// The state and convolution context before the first token: from the cache, or what a method has attached.
+    fn start(&self, step: &Step<'_>, batch: usize, cache: Option<&Cache>) -> Result<(Option<Var>, Option<Var>)> {
+        match cache.and_then(|cache| cache.get(self.layer)) {
+            Some(LayerCache::Ssm { context, state }) => Ok((Some(Var::constant(state.clone())), Some(Var::constant(context.clone())))),
+            _ => Ok(self.start.forward(step.pass, batch)?),
+        }
+    }
+
+    /// The last inputs of the convolution, for the token to come.
+    fn next_context(&self, u: &Var, context: Option<&Var>) -> Result<Tensor> {
+        let (batch, length, inner) = u.value().dims3()?;
+        let before = match context {
+            Some(context) => context.value().clone(),
+            None => Tensor::zeros((batch, self.start.context, inner), u.value().dtype(), u.value().device())?,
+        };
+        let all = Tensor::cat(&[&before, &u.value().contiguous()?], 1)?;
+        Ok(all.narrow(1, length, self.start.context)?.contiguous()?)
+    }
+
+    /// Shows every slot.
+    pub fn visit_slots(&mut self, visitor: &mut Visitor<'_>) {
+        visit_linear(&mut self.in_proj, visitor);
+        visitor(SlotMut::Param(&mut self.conv_weight));
+        if let Some(bias) = &mut self.conv_bias {
+            visitor(SlotMut::Param(bias));
+        }
+        visit_linear(&mut self.x_proj, visitor);
+        visit_linear(&mut self.dt_proj, visitor);
+        visitor(SlotMut::Param(&mut self.a_log));
+        visitor(SlotMut::Param(&mut self.d));
+        visit_linear(&mut self.out_proj, visitor);
+        visitor(SlotMut::State(&mut self.start));
+    }
+
+    /// Multiply-adds a token.
+    pub fn multiply_adds_per_token(&self) -> usize {
+        let MixerShape { inner, state, taps, .. } = self.shape;
+        let linears = [&self.in_proj, &self.x_proj, &self.dt_proj, &self.out_proj];
+        // A step of the scan: discretise A and B·u, advance the state, read it.
+        linears.into_iter().map(LinearSlot::multiply_adds).sum::<usize>() + 5 * inner * state + taps * inner
+    }
+}

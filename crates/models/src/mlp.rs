@@ -1,0 +1,46 @@
+//! Feed-forward sub-layers.
+
+use crate::builder::{Builder, LinearSpec};
+use crate::error::Result;
+use crate::pass::Pass;
+use crate::slots::{LinearSlot, Visitor, visit_linear};
+use peftbench_ops::Var;
+use peftbench_spec::Role;
+
+/// down(silu(gate x) ⊙ up x) (Shazeer, 2020).
+pub(crate) struct GatedMlp {
+    gate_proj: LinearSlot,
+    up_proj: LinearSlot,
+    down_proj: LinearSlot,
+}
+
+impl GatedMlp {
+    /// `gate_proj`, `up_proj` and `down_proj` below the builder's prefix.
+    pub fn new(builder: &Builder<'_>, hidden: usize, inner: usize, bias: bool, residual_terms: usize) -> Result<Self> {
+        let input = |name, role| builder.linear(name, role, LinearSpec::new(inner, hidden).bias(bias));
+        let output = LinearSpec::new(hidden, inner).bias(bias).residual(residual_terms);
+        Ok(Self {
+            gate_proj: input("gate_proj", Role::GateProj)?,
+            up_proj: input("up_proj", Role::UpProj)?,
+            down_proj: builder.linear("down_proj", Role::DownProj, output)?,
+        })
+    }
+
+    /// x [batch, length, hidden] → the same shape.
+    pub fn forward(&self, pass: &Pass<'_>, x: &Var) -> Result<Var> {
+        let gated = pass.tape.swiglu(&self.gate_proj.forward(pass, x)?, &self.up_proj.forward(pass, x)?)?;
+        Ok(self.down_proj.forward(pass, &gated)?)
+    }
+
+    /// Shows every slot.
+    pub fn visit_slots(&mut self, visitor: &mut Visitor<'_>) {
+        for linear in [&mut self.gate_proj, &mut self.up_proj, &mut self.down_proj] {
+            visit_linear(linear, visitor);
+        }
+    }
+
+    /// Multiply-adds a token.
+    pub fn multiply_adds_per_token(&self) -> usize {
+        [&self.gate_proj, &self.up_proj, &self.down_proj].into_iter().map(LinearSlot::multiply_adds).sum()
+    }
+}
