@@ -35,6 +35,10 @@ fmt:
 clippy:
     cargo clippy --release --all-targets -- -D warnings
 
+# Type-checks the CUDA build; needs neither a GPU nor the CUDA toolkit
+check-cuda *ARGS:
+    scripts/check-cuda {{ARGS}}
+
 # Runs the benchmarks of the kernels
 bench *ARGS:
     cargo bench {{ARGS}}
