@@ -1,6 +1,7 @@
 //! Elementary operators, composed of candle's own: enough to write a new method in plain lines, on any device and type. Shapes
 //! broadcast as in candle.
 
+use crate::elementwise;
 use crate::tape::{Tape, Var};
 use candle_core::{D, Result, Tensor};
 
@@ -21,7 +22,8 @@ pub(crate) fn reduce_to(grad: &Tensor, dims: &[usize]) -> Result<Tensor> {
 impl Tape {
     /// a + b, with broadcasting.
     pub fn add(&self, a: &Var, b: &Var) -> Result<Var> {
-        let output = if a.dims() == b.dims() { (a.value() + b.value())? } else { a.value().broadcast_add(b.value())? };
+        let same = a.dims() == b.dims();
+        let output = if same { elementwise::add(a.value(), b.value())? } else { a.value().broadcast_add(b.value())? };
         let (a_dims, b_dims) = (a.dims().to_vec(), b.dims().to_vec());
         Ok(self.record("add", &[a, b], output, Vec::new, move |back| {
             let part = |i: usize, dims: &[usize]| back.needs[i].then(|| reduce_to(&back.grad, dims)).transpose();
@@ -50,8 +52,8 @@ impl Tape {
 
     /// factor · a.
     pub fn scale(&self, a: &Var, factor: f64) -> Result<Var> {
-        let output = (a.value() * factor)?;
-        Ok(self.record("scale", &[a], output, Vec::new, move |back| Ok(vec![Some((back.grad * factor)?)])))
+        let output = elementwise::scale(a.value(), factor)?;
+        Ok(self.record("scale", &[a], output, Vec::new, move |back| Ok(vec![Some(elementwise::scale(&back.grad, factor)?)])))
     }
 
     /// e^a.

@@ -36,20 +36,8 @@ pub enum Into {
 
 /// out[m, n] (rows `out_stride` apart) = or += scale · a[m, k] · b[k, n], on as many threads as rayon has.
 #[allow(clippy::too_many_arguments)]
-pub fn multiply(
-    m: usize,
-    n: usize,
-    k: usize,
-    a: Matrix<'_>,
-    b: Matrix<'_>,
-    scale: f32,
-    out: &mut [f32],
-    out_stride: usize,
-    into: Into,
-) {
-    let threads = rayon::current_num_threads();
-    let parallelism = if threads > 1 { Parallelism::Rayon(threads) } else { Parallelism::None };
-    multiply_on(parallelism, m, n, k, a, b, scale, out, out_stride, into);
+pub fn multiply(m: usize, n: usize, k: usize, a: Matrix<'_>, b: Matrix<'_>, scale: f32, out: &mut [f32], out_stride: usize, into: Into) {
+    multiply_on(parallelism(), m, n, k, a, b, scale, out, out_stride, into);
 }
 
 /// Like [`multiply`], on the calling thread: for products inside a parallel loop.
@@ -66,6 +54,21 @@ pub fn multiply_serial(
     into: Into,
 ) {
     multiply_on(Parallelism::None, m, n, k, a, b, scale, out, out_stride, into);
+}
+
+/// scale · a[m, k] · b[k, n] in fresh memory, on as many threads as rayon has.
+#[allow(unsafe_code)]
+pub(crate) fn product(m: usize, n: usize, k: usize, a: Matrix<'_>, b: Matrix<'_>, scale: f32) -> Vec<f32> {
+    if m == 0 || n == 0 || k == 0 {
+        return vec![0.0; m * n];
+    }
+    let mut out = Vec::with_capacity(m * n);
+    // SAFETY: the memory is `m * n` floats long and rows lie `n` apart; overwriting reads none of them and writes all.
+    unsafe {
+        multiply_into(parallelism(), m, n, k, a, b, scale, out.as_mut_ptr(), n, Into::Overwrite);
+        out.set_len(m * n);
+    }
+    out
 }
 
 #[allow(unsafe_code, clippy::too_many_arguments)]
@@ -90,18 +93,49 @@ fn multiply_on(
         }
         return;
     }
-    let reach = |rows: usize, cols: usize, row_stride: usize, col_stride: usize| (rows - 1) * row_stride + (cols - 1) * col_stride;
+    assert!(out_stride >= n && reach(m, n, out_stride, 1) < out.len(), "output is too short");
+    // SAFETY: the assertion above keeps every access inside `out`, which cannot alias the operands, being borrowed mutably.
+    unsafe { multiply_into(parallelism, m, n, k, a, b, scale, out.as_mut_ptr(), out_stride, into) }
+}
+
+fn parallelism() -> Parallelism {
+    let threads = rayon::current_num_threads();
+    if threads > 1 { Parallelism::Rayon(threads) } else { Parallelism::None }
+}
+
+/// Position of a matrix's last element.
+fn reach(rows: usize, cols: usize, row_stride: usize, col_stride: usize) -> usize {
+    (rows - 1) * row_stride + (cols - 1) * col_stride
+}
+
+/// The product itself; no size may be 0.
+///
+/// # Safety
+/// `out` must be valid for writes, and for `Into::Accumulate` reads, of m rows of n floats that lie `out_stride` apart and are part of
+/// neither operand.
+#[allow(unsafe_code, clippy::too_many_arguments)]
+unsafe fn multiply_into(
+    parallelism: Parallelism,
+    m: usize,
+    n: usize,
+    k: usize,
+    a: Matrix<'_>,
+    b: Matrix<'_>,
+    scale: f32,
+    out: *mut f32,
+    out_stride: usize,
+    into: Into,
+) {
     assert!(reach(m, k, a.row_stride, a.col_stride) < a.data.len(), "left operand is too short");
     assert!(reach(k, n, b.row_stride, b.col_stride) < b.data.len(), "right operand is too short");
-    assert!(out_stride >= n && reach(m, n, out_stride, 1) < out.len(), "output is too short");
     let accumulate = into == Into::Accumulate;
-    // SAFETY: the assertions above keep every access inside the three slices, and `out` cannot alias the operands, being borrowed mutably.
+    // SAFETY: the assertions keep every access inside the operands; the caller answers for `out`.
     unsafe {
         gemm::gemm(
             m,
             n,
             k,
-            out.as_mut_ptr(),
+            out,
             1,
             out_stride as isize,
             accumulate,

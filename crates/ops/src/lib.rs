@@ -10,7 +10,7 @@
 //!   operators, where the time and the memory go. Each runs a vectorised kernel on f32 CPU tensors and a composition of candle
 //!   operators on any other type or device.
 //! * [`adamw`]: the optimizer's update.
-//! * [`memory`]: the counting allocator; [`mapped`]: read-only file maps.
+//! * [`memory`]: the counting allocator; [`mapped`]: read-only file maps; [`clock`]: processor time.
 //!
 //! This is the only crate of the workspace that holds `unsafe` code.
 
@@ -18,11 +18,13 @@
 
 pub mod adamw;
 pub mod attention;
+pub mod clock;
 pub mod conv;
 mod cpu;
 pub mod cross_entropy;
 pub mod dropout;
 pub mod elementary;
+mod elementwise;
 pub mod embedding;
 pub mod gemm;
 pub mod linear;
@@ -31,6 +33,7 @@ pub mod memory;
 pub mod norm;
 mod parallel;
 pub mod param;
+mod products;
 pub mod scan;
 mod scan_kernel;
 mod simd;

@@ -3,8 +3,8 @@
 //! A frozen weight gets no gradient and keeps no input. With low-rank updates only the input and the rank-sized product are kept:
 //! x and h = x Aᵀ, with x shared among all layers that read it.
 
-use crate::cpu::{buffer, is_f32_cpu, with_rows};
-use crate::gemm::{Into, Matrix, multiply};
+use crate::cpu::{is_f32_cpu, with_rows};
+use crate::products::{Operand, Product, sum_of_products};
 use crate::tape::{Backward, InputGradients, Tape, Var};
 use candle_core::{Result, Tensor};
 use std::ops::Range;
@@ -26,38 +26,61 @@ pub struct LowRank {
 impl Tape {
     /// x Wᵀ + bias: x [.., in], weight [out, in], bias [out] → [.., out].
     pub fn linear(&self, x: &Var, weight: &Var, bias: Option<&Var>) -> Result<Var> {
-        let mut output = apply(x.value(), weight.value(), bias.map(Var::value))?;
-        output = output.reshape(with_last(x.dims(), weight.dims()[0]))?;
-        let needs_x = weight.needs_grad();
-        let saved = || if needs_x { vec![weight.value().clone(), x.value().clone()] } else { vec![weight.value().clone()] };
+        self.low_rank_linear(x, weight, bias, &[])
+    }
+
+    /// x Wᵀ + bias plus low-rank updates, as one operator.
+    ///
+    /// Keeps what the wanted gradients need and no more: the input for A (or a trained weight), x Aᵀ for B.
+    pub fn low_rank_linear(&self, x: &Var, weight: &Var, bias: Option<&Var>, updates: &[LowRank]) -> Result<Var> {
+        let (out_dim, in_dim) = weight.value().dims2()?;
+        if x.value().dim(candle_core::D::Minus1)? != in_dim {
+            candle_core::bail!("linear layer [{out_dim}, {in_dim}] does not fit an input of shape {:?}", x.dims())
+        }
+        let reduced = updates.iter().map(|update| update.reduce(x)).collect::<Result<Vec<_>>>()?;
+        let added = updates.iter().zip(&reduced).map(|(update, h)| update.expand(h)).collect::<Result<Vec<_>>>()?;
+        let first = Product::new(Operand::rows(x.value()), Operand::columns(weight.value()), 1.0)?;
+        let output = sum_of_products(&first, &added, bias.map(Var::value))?.reshape(with_last(x.dims(), out_dim))?;
+
         let mut inputs = vec![x, weight];
         inputs.extend(bias);
-        Ok(self.record("linear", &inputs, output, saved, move |back| linear_backward(&back)))
-    }
-
-    /// x Wᵀ + bias plus low-rank updates. Operators are fused where no update has an input of its own.
-    pub fn low_rank_linear(&self, x: &Var, weight: &Var, bias: Option<&Var>, updates: &[LowRank]) -> Result<Var> {
-        let mut output = self.linear(x, weight, bias)?;
+        let mut places = Vec::with_capacity(updates.len());
         for update in updates {
-            let h = self.linear(update.input.as_ref().unwrap_or(x), &update.a, None)?;
-            output = self.add_product(&output, &h, &update.b, update.scale, update.rows.clone())?;
+            let a = inputs.len();
+            inputs.extend([&update.a, &update.b]);
+            inputs.extend(&update.input);
+            places.push(Place { rows: update.rows.clone(), scale: update.scale, a, own: update.input.as_ref().map(|_| a + 2) });
         }
-        Ok(output)
+        let needs_x = weight.needs_grad() || updates.iter().any(|update| update.input.is_none() && update.a.needs_grad());
+        let saved = || {
+            // What no gradient needs is replaced by the weight, which costs nothing.
+            let or_weight = |needed: bool, tensor: &Tensor| if needed { tensor.clone() } else { weight.value().clone() };
+            let mut saved = vec![weight.value().clone(), or_weight(needs_x, x.value())];
+            for (update, h) in updates.iter().zip(&reduced) {
+                let own = update.input.as_ref().map_or(weight.value(), Var::value);
+                saved.extend([update.a.value().clone(), update.b.value().clone()]);
+                saved.extend([or_weight(update.b.needs_grad(), h), or_weight(update.a.needs_grad(), own)]);
+            }
+            saved
+        };
+        let has_bias = bias.is_some();
+        Ok(self.record("linear", &inputs, output, saved, move |back| backward(&back, has_bias, &places)))
+    }
+}
+
+impl LowRank {
+    /// (x or its own input) Aᵀ, [rows, rank].
+    fn reduce(&self, x: &Var) -> Result<Tensor> {
+        let input = self.input.as_ref().unwrap_or(x).value();
+        product(Operand::rows(input), Operand::columns(self.a.value()), 1.0)
     }
 
-    /// y with scale · h Bᵀ added to its columns `rows`: y [.., out], h [.., rank], b [rows, rank]. y is updated in place where nothing
-    /// else holds it.
-    fn add_product(&self, y: &Var, h: &Var, b: &Var, scale: f64, rows: Range<usize>) -> Result<Var> {
-        let output = add_product_value(y.value(), h.value(), b.value(), scale, &rows)?;
-        let saved = || vec![h.value().clone(), b.value().clone()];
-        let h_dims = h.dims().to_vec();
-        Ok(self.record("low_rank", &[y, h, b], output, saved, move |back| {
-            let (h, b) = (&back.saved[0], &back.saved[1]);
-            let part = back.grad.narrow(back.grad.rank() - 1, rows.start, rows.len())?;
-            let to_h = back.needs[1].then(|| input_gradient(&part, b, scale)?.reshape(h_dims)).transpose()?;
-            let to_b = back.needs[2].then(|| weight_gradient(&part, h, scale)).transpose()?;
-            Ok(vec![back.needs[0].then(|| back.grad.clone()), to_h, to_b])
-        }))
+    /// scale · h Bᵀ in its columns of the output.
+    fn expand<'a>(&'a self, h: &'a Tensor) -> Result<Product<'a>> {
+        if self.b.dims()[0] != self.rows.len() {
+            candle_core::bail!("low-rank update of rows {:?} has B of shape {:?}", self.rows, self.b.dims())
+        }
+        Ok(Product::new(Operand::rows(h), Operand::columns(self.b.value()), self.scale)?.at(self.rows.start))
     }
 }
 
@@ -69,96 +92,78 @@ fn with_last(dims: &[usize], last: usize) -> Vec<usize> {
     dims
 }
 
-fn linear_backward(back: &Backward<'_>) -> Result<InputGradients> {
-    let weight = &back.saved[0];
-    let to_x = back.needs[0].then(|| input_gradient(&back.grad, weight, 1.0)).transpose()?;
-    let to_x = to_x.map(|g| g.reshape(with_last(back.grad.dims(), weight.dims()[1]))).transpose()?;
-    let to_weight = back.needs[1].then(|| weight_gradient(&back.grad, &back.saved[1], 1.0)).transpose()?;
-    let mut grads = vec![to_x, to_weight];
-    if let Some(&needed) = back.needs.get(2) {
-        grads.push(needed.then(|| column_sums(&back.grad)).transpose()?);
+/// Where a low-rank update stands among a node's inputs, which are x, weight, bias where there is one, and for each update A, B and its
+/// own input where it has one.
+struct Place {
+    rows: Range<usize>,
+    scale: f64,
+    /// Index of A; B follows.
+    a: usize,
+    /// Index of its own input.
+    own: Option<usize>,
+}
+
+/// The node saves weight and x, and for each update A, B, x Aᵀ and its own input.
+fn backward(back: &Backward<'_>, has_bias: bool, places: &[Place]) -> Result<InputGradients> {
+    let (grad, weight, x) = (&back.grad, &back.saved[0], &back.saved[1]);
+    let mut grads: InputGradients = vec![None; back.needs.len()];
+    // With each update that reads x itself, the gradient with respect to x Aᵀ, and A.
+    let mut through = Vec::with_capacity(places.len());
+    for (place, saved) in places.iter().zip(back.saved[2..].chunks_exact(4)) {
+        let to_reduced = place.backward(back, saved, x, &mut grads)?;
+        through.extend(to_reduced.filter(|_| place.own.is_none()).map(|to_reduced| (to_reduced, &saved[0])));
+    }
+    if back.needs[0] {
+        let first = Product::new(Operand::rows(grad), Operand::rows(weight), 1.0)?;
+        let mut others = Vec::with_capacity(through.len());
+        for (to_reduced, a) in &through {
+            others.push(Product::new(Operand::rows(to_reduced), Operand::rows(a), 1.0)?);
+        }
+        grads[0] = Some(sum_of_products(&first, &others, None)?.reshape(with_last(grad.dims(), weight.dims()[1]))?);
+    }
+    if back.needs[1] {
+        grads[1] = Some(product(Operand::columns(grad), Operand::rows(x), 1.0)?);
+    }
+    if has_bias && back.needs[2] {
+        grads[2] = Some(column_sums(grad)?);
     }
     Ok(grads)
 }
 
-/// All dimensions but the last as one: [rows, last].
-fn flatten_rows(tensor: &Tensor) -> Result<Tensor> {
-    let last = tensor.dim(candle_core::D::Minus1)?;
-    tensor.reshape(((), last))
+impl Place {
+    /// Puts the gradients of A, B and the update's own input into `grads`; returns that with respect to x Aᵀ if it was needed.
+    fn backward(&self, back: &Backward<'_>, saved: &[Tensor], x: &Tensor, grads: &mut InputGradients) -> Result<Option<Tensor>> {
+        let (a, b, reduced, own) = (&saved[0], &saved[1], &saved[2], &saved[3]);
+        let part = back.grad.narrow(back.grad.rank() - 1, self.rows.start, self.rows.len())?;
+        if back.needs[self.a + 1] {
+            grads[self.a + 1] = Some(product(Operand::columns(&part), Operand::rows(reduced), self.scale)?);
+        }
+        if !(back.needs[self.a] || back.needs[self.own.unwrap_or(0)]) {
+            return Ok(None);
+        }
+        let to_reduced = product(Operand::rows(&part), Operand::rows(b), self.scale)?;
+        if back.needs[self.a] {
+            let input = if self.own.is_some() { own } else { x };
+            grads[self.a] = Some(product(Operand::columns(&to_reduced), Operand::rows(input), 1.0)?);
+        }
+        if let Some(index) = self.own.filter(|&index| back.needs[index]) {
+            let to_own = product(Operand::rows(&to_reduced), Operand::rows(a), 1.0)?;
+            grads[index] = Some(to_own.reshape(with_last(back.grad.dims(), a.dims()[1]))?);
+        }
+        Ok(Some(to_reduced))
+    }
 }
 
-/// x Wᵀ + bias as [rows, out].
-fn apply(x: &Tensor, weight: &Tensor, bias: Option<&Tensor>) -> Result<Tensor> {
-    let (out_dim, in_dim) = weight.dims2()?;
-    if x.dim(candle_core::D::Minus1)? != in_dim {
-        candle_core::bail!("linear layer [{out_dim}, {in_dim}] does not fit an input of shape {:?}", x.dims())
-    }
-    if !(is_f32_cpu(x) && is_f32_cpu(weight)) {
-        let product = flatten_rows(x)?.matmul(&weight.t()?)?;
-        return bias.map_or(Ok(product.clone()), |bias| product.broadcast_add(bias));
-    }
-    with_rows(x, |x| {
-        with_rows(weight, |w| {
-            let mut out = buffer(x.rows * out_dim);
-            let into = match bias {
-                Some(bias) => {
-                    let bias = bias.to_vec1::<f32>()?;
-                    out.chunks_mut(out_dim).for_each(|row| row.copy_from_slice(&bias));
-                    Into::Accumulate
-                }
-                None => Into::Overwrite,
-            };
-            multiply(
-                x.rows,
-                out_dim,
-                in_dim,
-                Matrix::rows(x.data(), x.stride),
-                Matrix::rows(w.data(), w.stride).t(),
-                1.0,
-                &mut out,
-                out_dim,
-                into,
-            );
-            Tensor::from_vec(out, (x.rows, out_dim), &candle_core::Device::Cpu)
-        })
-    })
-}
-
-/// scale · grad · weight as [rows, in].
-fn input_gradient(grad: &Tensor, weight: &Tensor, scale: f64) -> Result<Tensor> {
-    let (out_dim, in_dim) = weight.dims2()?;
-    if !(is_f32_cpu(grad) && is_f32_cpu(weight)) {
-        return flatten_rows(grad)?.matmul(weight)? * scale;
-    }
-    with_rows(grad, |g| {
-        with_rows(weight, |w| {
-            let mut out = buffer(g.rows * in_dim);
-            let (left, right) = (Matrix::rows(g.data(), g.stride), Matrix::rows(w.data(), w.stride));
-            multiply(g.rows, in_dim, out_dim, left, right, scale as f32, &mut out, in_dim, Into::Overwrite);
-            Tensor::from_vec(out, (g.rows, in_dim), &candle_core::Device::Cpu)
-        })
-    })
-}
-
-/// scale · gradᵀ · x as [out, in].
-fn weight_gradient(grad: &Tensor, x: &Tensor, scale: f64) -> Result<Tensor> {
-    if !(is_f32_cpu(grad) && is_f32_cpu(x)) {
-        return flatten_rows(grad)?.t()?.matmul(&flatten_rows(x)?)? * scale;
-    }
-    with_rows(grad, |g| {
-        with_rows(x, |x| {
-            let mut out = buffer(g.cols * x.cols);
-            let (left, right) = (Matrix::rows(g.data(), g.stride).t(), Matrix::rows(x.data(), x.stride));
-            multiply(g.cols, x.cols, g.rows, left, right, scale as f32, &mut out, x.cols, Into::Overwrite);
-            Tensor::from_vec(out, (g.cols, x.cols), &candle_core::Device::Cpu)
-        })
-    })
+/// scale · left · right.
+fn product(left: Operand<'_>, right: Operand<'_>, scale: f64) -> Result<Tensor> {
+    sum_of_products(&Product::new(left, right, scale)?, &[], None)
 }
 
 /// Sums over all dimensions but the last.
 pub(crate) fn column_sums(grad: &Tensor) -> Result<Tensor> {
     if !is_f32_cpu(grad) {
-        return flatten_rows(grad)?.sum(0);
+        let last = grad.dim(candle_core::D::Minus1)?;
+        return grad.reshape(((), last))?.sum(0);
     }
     with_rows(grad, |g| {
         let mut sums = vec![0.0f32; g.cols];
@@ -167,28 +172,6 @@ pub(crate) fn column_sums(grad: &Tensor) -> Result<Tensor> {
         }
         Tensor::from_vec(sums, g.cols, &candle_core::Device::Cpu)
     })
-}
-
-fn add_product_value(y: &Tensor, h: &Tensor, b: &Tensor, scale: f64, rows: &Range<usize>) -> Result<Tensor> {
-    let (out_rows, rank) = b.dims2()?;
-    if out_rows != rows.len() {
-        candle_core::bail!("low-rank update of rows {rows:?} has B of shape {:?}", b.dims())
-    }
-    let out_dim = y.dim(candle_core::D::Minus1)?;
-    if !(is_f32_cpu(y) && is_f32_cpu(h) && is_f32_cpu(b)) {
-        let update = (flatten_rows(h)?.matmul(&b.t()?)? * scale)?;
-        let update = update.pad_with_zeros(1, rows.start, out_dim - rows.end)?.reshape(y.dims())?;
-        return y + update;
-    }
-    let mut out = y.flatten_all()?.to_vec1::<f32>()?;
-    with_rows(h, |h| {
-        with_rows(b, |b| {
-            let (left, right) = (Matrix::rows(h.data(), h.stride), Matrix::rows(b.data(), b.stride).t());
-            multiply(h.rows, rows.len(), rank, left, right, scale as f32, &mut out[rows.start..], out_dim, Into::Accumulate);
-            Ok(())
-        })
-    })?;
-    Tensor::from_vec(out, y.dims(), &candle_core::Device::Cpu)
 }
 
 #[cfg(test)]

@@ -6,6 +6,7 @@
 //! * a node with no input that needs a gradient is not recorded and keeps nothing;
 //! * a node's saved tensors are dropped as soon as it has been differentiated.
 
+use crate::elementwise;
 use crate::param::{Param, ParamKey};
 use candle_core::{CpuStorage, Result, Storage, Tensor};
 use std::cell::RefCell;
@@ -228,6 +229,8 @@ impl Tape {
 #[derive(Default)]
 struct Pending {
     whole: Option<Tensor>,
+    /// Whether `whole` is a sum of the tape's own, which nobody else holds.
+    owned: bool,
     slices: Vec<Slice>,
 }
 
@@ -239,10 +242,15 @@ struct Slice {
 }
 
 impl Pending {
-    /// Adds a contribution; the first is moved.
+    /// Adds a contribution: the first is moved, the second added to it out of place (an operator may have handed the first to several
+    /// nodes), any other in place.
     fn add(&mut self, grad: Tensor) -> Result<()> {
         self.whole = Some(match self.whole.take() {
-            Some(sum) => (sum + grad)?,
+            Some(sum) if self.owned && elementwise::add_in_place(&sum, &grad)? => sum,
+            Some(sum) => {
+                self.owned = true;
+                elementwise::add(&sum, &grad)?
+            }
             None => grad,
         });
         Ok(())
