@@ -5,7 +5,8 @@
 //! keeps for the backward pass, and drops them as soon as it has been differentiated.
 //!
 //! * [`tape`]: the tape, its variables and gradients; [`param`]: named tensors that may be trained.
-//! * [`elementary`]: small operators from which a new method is written in plain lines.
+//! * [`elementary`]: small operators from which a new method is written in plain lines; [`candle_fn`]: closures of candle's operators;
+//!   [`columns`] and [`inverse`]: what rotations and scalings of activations need.
 //! * [`linear`], [`norm`], [`swiglu`], [`attention`], [`conv`], [`scan`], [`cross_entropy`], [`embedding`], [`dropout`]: fused
 //!   operators, where the time and the memory go. Each runs a vectorised kernel on f32 CPU tensors and a composition of candle
 //!   operators on any other type or device.
@@ -18,7 +19,9 @@
 
 pub mod adamw;
 pub mod attention;
+pub mod candle_fn;
 pub mod clock;
+pub mod columns;
 pub mod conv;
 mod cpu;
 pub mod cross_entropy;
@@ -27,6 +30,7 @@ pub mod elementary;
 mod elementwise;
 pub mod embedding;
 pub mod gemm;
+pub mod inverse;
 pub mod linear;
 pub mod mapped;
 pub mod memory;

@@ -1,0 +1,227 @@
+//! Linear maps of the last dimension that are cheaper than a matrix: a factor for each column, a small matrix for each block of
+//! columns, and the sum of equal blocks of columns.
+
+use crate::cpu::{buffer, is_f32_cpu, with_rows};
+use crate::gemm::{Into, Matrix, multiply_serial};
+use crate::parallel;
+use crate::tape::{Tape, Var};
+use candle_core::{D, Device, Result, Tensor};
+
+/// Rows handled by one task.
+const PIECE: usize = 64;
+
+impl Tape {
+    /// x · s: x [.., n], s [n] → [.., n]. It keeps x only if s needs a gradient.
+    pub fn scale_columns(&self, x: &Var, s: &Var) -> Result<Var> {
+        let output = scaled(x.value(), s.value())?;
+        let needs_s = s.needs_grad();
+        let saved = || if needs_s { vec![s.value().clone(), x.value().clone()] } else { vec![s.value().clone()] };
+        Ok(self.record("scale_columns", &[x, s], output, saved, |back| {
+            let to_x = back.needs[0].then(|| scaled(&back.grad, &back.saved[0])).transpose()?;
+            let to_s = back.needs[1].then(|| column_products(&back.grad, &back.saved[1])).transpose()?;
+            Ok(vec![to_x, to_s])
+        }))
+    }
+
+    /// Each block of columns times a matrix of its own: x [.., blocks · b], r [blocks, b, b] → y [.., blocks · b] with
+    /// y[.., k, c] = Σ_j x[.., k, j] r[k, j, c]. The block-diagonal matrix is never formed. It keeps x only if r needs a gradient.
+    pub fn block_linear(&self, x: &Var, r: &Var) -> Result<Var> {
+        let (blocks, side, columns) = r.value().dims3()?;
+        if side != columns || x.value().dim(D::Minus1)? != blocks * side {
+            candle_core::bail!("{blocks} blocks of {side} x {columns} do not fit an input of shape {:?}", x.dims())
+        }
+        let output = block_product(x.value(), r.value(), false)?;
+        let needs_r = r.needs_grad();
+        let saved = || if needs_r { vec![r.value().clone(), x.value().clone()] } else { vec![r.value().clone()] };
+        Ok(self.record("block_linear", &[x, r], output, saved, |back| {
+            let to_x = back.needs[0].then(|| block_product(&back.grad, &back.saved[0], true)).transpose()?;
+            let to_r = back.needs[1].then(|| block_gradient(&back.saved[1], &back.grad, back.saved[0].dims())).transpose()?;
+            Ok(vec![to_x, to_r])
+        }))
+    }
+
+    /// y with `update` added to its columns from `start` on: y [.., n], update [.., k] → [.., n]. It keeps nothing.
+    pub fn add_columns(&self, y: &Var, update: &Var, start: usize) -> Result<Var> {
+        let (columns, width) = (y.value().dim(D::Minus1)?, update.value().dim(D::Minus1)?);
+        if width == columns {
+            return self.add(y, update);
+        }
+        let padded = update.value().contiguous()?.pad_with_zeros(D::Minus1, start, columns - start - width)?;
+        let output = (y.value() + padded)?;
+        Ok(self.record("add_columns", &[y, update], output, Vec::new, move |back| {
+            let to_update = back.needs[1].then(|| back.grad.narrow(D::Minus1, start, width)).transpose()?;
+            Ok(vec![back.needs[0].then(|| back.grad.clone()), to_update])
+        }))
+    }
+
+    /// The sum of consecutive blocks of `width` columns, the last one filled up with zeros: x [.., n] → [.., width]. It keeps nothing.
+    pub fn fold_columns(&self, x: &Var, width: usize) -> Result<Var> {
+        let columns = x.value().dim(D::Minus1)?;
+        let output = folded(x.value(), width)?;
+        Ok(self.record("fold_columns", &[x], output, Vec::new, move |back| {
+            let copies = columns.div_ceil(width);
+            let repeated = Tensor::cat(&vec![&back.grad; copies], D::Minus1)?;
+            Ok(vec![Some(repeated.narrow(D::Minus1, 0, columns)?.contiguous()?)])
+        }))
+    }
+}
+
+fn scaled(x: &Tensor, s: &Tensor) -> Result<Tensor> {
+    if !(is_f32_cpu(x) && is_f32_cpu(s)) {
+        return x.broadcast_mul(s);
+    }
+    let factors = s.to_vec1::<f32>()?;
+    with_rows(x, |x_rows| {
+        let columns = x_rows.cols;
+        let mut out = buffer(x_rows.rows * columns);
+        let work = out.len();
+        parallel::for_each_piece(&mut out, PIECE * columns, work, |i, piece| {
+            for (j, row) in piece.chunks_mut(columns).enumerate() {
+                row.iter_mut().zip(x_rows.row(i * PIECE + j)).zip(&factors).for_each(|((y, x), s)| *y = x * s);
+            }
+        });
+        Tensor::from_vec(out, x.dims(), &Device::Cpu)
+    })
+}
+
+/// Σ over rows of a · b.
+fn column_products(a: &Tensor, b: &Tensor) -> Result<Tensor> {
+    if !(is_f32_cpu(a) && is_f32_cpu(b)) {
+        let product = (a * b)?;
+        let columns = product.dim(D::Minus1)?;
+        return product.reshape(((), columns))?.sum(0);
+    }
+    with_rows(a, |a| {
+        with_rows(b, |b| {
+            let mut sums = vec![0.0f32; a.cols];
+            for i in 0..a.rows {
+                sums.iter_mut().zip(a.row(i)).zip(b.row(i)).for_each(|((sum, a), b)| *sum += a * b);
+            }
+            Tensor::from_vec(sums, a.cols, &Device::Cpu)
+        })
+    })
+}
+
+/// x times the blocks, or their transposes.
+fn block_product(x: &Tensor, r: &Tensor, transposed: bool) -> Result<Tensor> {
+    let (blocks, side, _) = r.dims3()?;
+    if !(is_f32_cpu(x) && is_f32_cpu(r)) {
+        let r = if transposed { r.transpose(1, 2)? } else { r.clone() };
+        let by_block = x.reshape(((), blocks, side))?.transpose(0, 1)?.contiguous()?;
+        return by_block.matmul(&r.contiguous()?)?.transpose(0, 1)?.contiguous()?.reshape(x.dims());
+    }
+    with_rows(x, |x_rows| {
+        with_rows(&r.contiguous()?, |r| {
+            let columns = blocks * side;
+            let mut out = buffer(x_rows.rows * columns);
+            let work = out.len() * side;
+            parallel::for_each_piece(&mut out, PIECE * columns, work, |i, piece| {
+                let rows = piece.len() / columns;
+                for k in 0..blocks {
+                    let left = Matrix::rows(&x_rows.data()[i * PIECE * x_rows.stride + k * side..], x_rows.stride);
+                    let right = Matrix::rows(&r.data()[k * side * side..], side);
+                    let right = if transposed { right.t() } else { right };
+                    multiply_serial(rows, side, side, left, right, 1.0, &mut piece[k * side..], columns, Into::Overwrite);
+                }
+            });
+            Tensor::from_vec(out, x.dims(), &Device::Cpu)
+        })
+    })
+}
+
+/// xᵀ grad for each block, in the shape `dims` of the blocks.
+fn block_gradient(x: &Tensor, grad: &Tensor, dims: &[usize]) -> Result<Tensor> {
+    let (blocks, side) = (dims[0], dims[1]);
+    if !(is_f32_cpu(x) && is_f32_cpu(grad)) {
+        let by_block = |t: &Tensor| t.reshape(((), blocks, side))?.transpose(0, 1)?.contiguous();
+        return by_block(x)?.transpose(1, 2)?.matmul(&by_block(grad)?);
+    }
+    with_rows(x, |x| {
+        with_rows(grad, |g| {
+            let mut out = buffer(blocks * side * side);
+            parallel::for_each_piece(&mut out, side * side, x.rows * x.cols * side, |k, piece| {
+                let left = Matrix::rows(&x.data()[k * side..], x.stride).t();
+                let right = Matrix::rows(&g.data()[k * side..], g.stride);
+                multiply_serial(side, side, x.rows, left, right, 1.0, piece, side, Into::Overwrite);
+            });
+            Tensor::from_vec(out, dims, &Device::Cpu)
+        })
+    })
+}
+
+fn folded(x: &Tensor, width: usize) -> Result<Tensor> {
+    let columns = x.dim(D::Minus1)?;
+    let mut dims = x.dims().to_vec();
+    if let Some(last) = dims.last_mut() {
+        *last = width;
+    }
+    if !is_f32_cpu(x) {
+        let blocks = columns.div_ceil(width);
+        let padded = x.contiguous()?.pad_with_zeros(D::Minus1, 0, blocks * width - columns)?;
+        return padded.reshape(((), blocks, width))?.sum(1)?.reshape(dims);
+    }
+    with_rows(x, |x| {
+        let mut out = buffer(x.rows * width);
+        for (i, sums) in out.chunks_mut(width).enumerate() {
+            for block in x.row(i).chunks(width) {
+                sums.iter_mut().zip(block).for_each(|(sum, value)| *sum += value);
+            }
+        }
+        Tensor::from_vec(out, dims, &Device::Cpu)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Param;
+    use crate::testing::{check_gradients, check_kernel, random};
+    use candle_core::DType;
+
+    #[test]
+    fn gradients_agree_with_finite_differences_and_the_kernels() -> Result<()> {
+        let scale = |t: &Tape, v: &[Var]| t.scale_columns(&v[0], &v[1]);
+        check_gradients(&[&[2, 3, 4], &[4]], scale)?;
+        check_kernel(&[&[3, 70, 19], &[19]], 1e-5, scale)?;
+        let blocks = |t: &Tape, v: &[Var]| t.block_linear(&v[0], &v[1]);
+        check_gradients(&[&[2, 3, 6], &[3, 2, 2]], blocks)?;
+        check_kernel(&[&[3, 70, 24], &[3, 8, 8]], 1e-5, blocks)?;
+        check_gradients(&[&[2, 5], &[2, 3]], |t, v| t.add_columns(&v[0], &v[1], 1))?;
+        check_gradients(&[&[2, 3], &[2, 3]], |t, v| t.add_columns(&v[0], &v[1], 0))?;
+        let fold = |width| move |t: &Tape, v: &[Var]| t.fold_columns(&v[0], width);
+        check_gradients(&[&[2, 7]], fold(3))?;
+        check_kernel(&[&[3, 5, 19]], 1e-5, fold(4))?;
+        check_kernel(&[&[3, 5, 20]], 1e-5, fold(20))
+    }
+
+    #[test]
+    fn a_strided_view_gives_what_its_copy_gives() -> Result<()> {
+        let view = random(&[2, 3, 20], 1, DType::F32).narrow(2, 5, 8)?;
+        let (r, s) = (random(&[2, 4, 4], 2, DType::F32), random(&[8], 3, DType::F32));
+        let run = |x: &Tensor| -> Result<Vec<f32>> {
+            let values = [scaled(x, &s)?, block_product(x, &r, true)?, block_gradient(x, x, r.dims())?, folded(x, 3)?];
+            let flat = values.iter().map(|v| v.flatten_all()?.to_vec1::<f32>()).collect::<Result<Vec<_>>>()?;
+            Ok(flat.concat())
+        };
+        assert_eq!(run(&view)?, run(&view.contiguous()?)?);
+        Ok(())
+    }
+
+    #[test]
+    fn a_constant_factor_keeps_no_activation() -> Result<()> {
+        let tape = Tape::new();
+        let x = tape.param(&Param::trainable("x", random(&[5, 4], 1, DType::F32)));
+        let s = tape.param(&Param::frozen("s", random(&[4], 2, DType::F32)));
+        let y = tape.scale_columns(&x, &s)?;
+        tape.block_linear(&y, &tape.param(&Param::frozen("r", random(&[2, 2, 2], 3, DType::F32))))?;
+        assert_eq!(tape.saved_bytes().values().sum::<u64>(), 0);
+        Ok(())
+    }
+
+    #[test]
+    fn blocks_that_do_not_fit_are_an_error() {
+        let constant = |dims: &[usize]| Var::constant(random(dims, 1, DType::F32));
+        let message = Tape::inference().block_linear(&constant(&[2, 7]), &constant(&[2, 3, 3])).unwrap_err().to_string();
+        assert!(message.contains("2 blocks of 3 x 3 do not fit an input of shape [2, 7]"), "{message}");
+    }
+}
