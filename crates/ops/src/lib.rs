@@ -7,7 +7,7 @@
 //! * [`tape`]: the tape, its variables and gradients; [`param`]: named tensors that may be trained.
 //! * [`elementary`]: small operators from which a new method is written in plain lines; [`candle_fn`]: closures of candle's operators;
 //!   [`columns`] and [`inverse`]: what rotations and scalings of activations need.
-//! * [`linear`], [`norm`], [`swiglu`], [`attention`], [`conv`], [`scan`], [`cross_entropy`], [`embedding`], [`dropout`]: fused
+//! * [`linear`], [`norm`], [`swiglu`], [`attention`], [`conv`], [`scan`], [`s4d`], [`cross_entropy`], [`embedding`], [`dropout`]: fused
 //!   operators, where the time and the memory go. Each runs a vectorised kernel on f32 CPU tensors and a composition of candle
 //!   operators on any other type or device.
 //! * [`adamw`]: the optimizer's update.
@@ -22,9 +22,12 @@ pub mod attention;
 pub mod candle_fn;
 pub mod clock;
 pub mod columns;
+mod complex;
 pub mod conv;
 mod cpu;
 pub mod cross_entropy;
+mod diagonal_scan;
+mod diagonal_scan_kernel;
 pub mod dropout;
 pub mod elementary;
 mod elementwise;
@@ -38,6 +41,7 @@ pub mod norm;
 mod parallel;
 pub mod param;
 mod products;
+pub mod s4d;
 pub mod scan;
 mod scan_kernel;
 mod simd;
