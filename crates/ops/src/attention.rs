@@ -1,4 +1,4 @@
-//! Rotary position embedding and causal attention with grouped key-value heads.
+//! Causal attention with grouped key-value heads, with or without ALiBi's biases.
 //!
 //! Activations stay in the layout of the projections, [batch, length, heads · head_dim]; heads are strided views of it. Attention
 //! keeps queries, keys and values and computes the weights again in the backward pass, block by block, so that no
@@ -26,68 +26,28 @@ pub struct Heads {
 }
 
 impl Tape {
-    /// Rotates pairs (i, i + head_dim / 2) of each head by position-dependent angles (Su et al., 2021; Hugging Face's `rotate_half`
-    /// layout): x [batch, length, heads · head_dim]; cos and sin [length, head_dim / 2].
-    pub fn rotary(&self, x: &Var, cos: &Tensor, sin: &Tensor, head_dim: usize) -> Result<Var> {
-        let output = rotate(x.value(), cos, sin, head_dim, 1.0)?;
-        let (cos, sin) = (cos.clone(), sin.clone());
-        // The tables belong to the model; capturing them keeps no memory of this pass.
-        Ok(self.record("rotary", &[x], output, Vec::new, move |back| Ok(vec![Some(rotate(&back.grad, &cos, &sin, head_dim, -1.0)?)])))
-    }
-
     /// softmax(q kᵀ / √head_dim) v, causal: q [batch, length, query · dim], k and v [batch, keys, key_value · dim] with
-    /// keys ≥ length; query i sees keys up to keys − length + i. `key_mask` [batch, keys] of u8, 0 where a key is padding.
-    pub fn attention(&self, q: &Var, k: &Var, v: &Var, heads: Heads, key_mask: Option<&Tensor>) -> Result<Var> {
+    /// keys ≥ length; query i sees keys up to keys − length + i. `key_mask` [batch, keys] of u8, 0 where a key is padding. With
+    /// `alibi`, a slope for each query head, slope · position of the key is added to the scores (Press et al., 2022); positions count
+    /// from the first key that is no padding.
+    pub fn attention(&self, q: &Var, k: &Var, v: &Var, heads: Heads, key_mask: Option<&Tensor>, alibi: Option<&[f32]>) -> Result<Var> {
         let shape = Shape::new(q.value(), k.value(), heads)?;
-        let mask = key_mask.map(|mask| mask.to_dtype(DType::U8)?.to_vec2::<u8>()).transpose()?;
+        let bias = Bias::new(shape, key_mask, alibi)?;
         let on_kernel = [q, k, v].iter().all(|x| is_f32_cpu(x.value()));
         let output = match on_kernel {
-            true => forward_kernel(q.value(), k.value(), v.value(), shape, mask.as_deref())?,
-            false => composed_forward(q.value(), k.value(), v.value(), shape, mask.as_deref())?.0,
+            true => forward_kernel(q.value(), k.value(), v.value(), shape, &bias)?,
+            false => composed_forward(q.value(), k.value(), v.value(), shape, &bias)?.0,
         };
         let saved = || vec![q.value().clone(), k.value().clone(), v.value().clone()];
         Ok(self.record("attention", &[q, k, v], output, saved, move |back| {
             let (q, k, v) = (&back.saved[0], &back.saved[1], &back.saved[2]);
             let [to_q, to_k, to_v] = match on_kernel {
-                true => backward_kernel(&back.grad, q, k, v, shape, mask.as_deref())?,
-                false => composed_backward(&back.grad, q, k, v, shape, mask.as_deref())?,
+                true => backward_kernel(&back.grad, q, k, v, shape, &bias)?,
+                false => composed_backward(&back.grad, q, k, v, shape, &bias)?,
             };
             Ok(vec![back.needs[0].then_some(to_q), back.needs[1].then_some(to_k), back.needs[2].then_some(to_v)])
         }))
     }
-}
-
-fn rotate(x: &Tensor, cos: &Tensor, sin: &Tensor, head_dim: usize, direction: f64) -> Result<Tensor> {
-    let (batch, length, width) = x.dims3()?;
-    let half = head_dim / 2;
-    if cos.dims() != [length, half] || width % head_dim != 0 {
-        candle_core::bail!("rotary tables {:?} do not fit {:?} with head_dim {head_dim}", cos.dims(), x.dims())
-    }
-    if !(is_f32_cpu(x) && is_f32_cpu(cos)) {
-        let x4 = x.contiguous()?.reshape((batch, length, width / head_dim, head_dim))?;
-        let table = |t: &Tensor| t.to_dtype(x.dtype())?.reshape((1, length, 1, half));
-        let (cos, sin) = (table(cos)?, (table(sin)? * direction)?);
-        let (a, b) = (x4.narrow(D::Minus1, 0, half)?, x4.narrow(D::Minus1, half, half)?);
-        let first = (a.broadcast_mul(&cos)? - b.broadcast_mul(&sin)?)?;
-        let second = (b.broadcast_mul(&cos)? + a.broadcast_mul(&sin)?)?;
-        return Tensor::cat(&[first, second], D::Minus1)?.reshape(x.dims());
-    }
-    let (cos, sin) = (cos.flatten_all()?.to_vec1::<f32>()?, sin.flatten_all()?.to_vec1::<f32>()?);
-    with_rows(x, |rows| {
-        let mut out = buffer(rows.rows * width);
-        parallel::for_each_piece(&mut out, width, rows.rows * width, |i, out| {
-            let t = (i % length) * half;
-            let (cos, sin) = (&cos[t..t + half], &sin[t..t + half]);
-            for (x, y) in rows.row(i).chunks(head_dim).zip(out.chunks_mut(head_dim)) {
-                for j in 0..half {
-                    let s = sin[j] * direction as f32;
-                    y[j] = x[j] * cos[j] - x[j + half] * s;
-                    y[j + half] = x[j + half] * cos[j] + x[j] * s;
-                }
-            }
-        });
-        Tensor::from_vec(out, x.dims(), &Device::Cpu)
-    })
 }
 
 #[derive(Clone, Copy)]
@@ -124,6 +84,59 @@ impl Shape {
     }
 }
 
+/// What is added to the scores.
+struct Bias {
+    /// [batch][keys], 0 where a key is padding.
+    mask: Option<Vec<Vec<u8>>>,
+    /// ALiBi's slope of each query head.
+    slopes: Option<Vec<f32>>,
+    /// [batch][keys], counted without padding; empty without slopes.
+    positions: Vec<Vec<f32>>,
+}
+
+impl Bias {
+    fn new(shape: Shape, key_mask: Option<&Tensor>, alibi: Option<&[f32]>) -> Result<Self> {
+        let mask = key_mask.map(|mask| mask.to_dtype(DType::U8)?.to_vec2::<u8>()).transpose()?;
+        if alibi.is_some_and(|slopes| slopes.len() != shape.heads.query) {
+            candle_core::bail!("ALiBi needs a slope for each of {} query heads, found {}", shape.heads.query, alibi.map_or(0, <[f32]>::len))
+        }
+        let position = |b: usize| {
+            let seen = |seen: &mut f32, j: usize| {
+                let at = *seen;
+                *seen += if mask.as_ref().is_none_or(|mask| mask[b][j] != 0) { 1.0 } else { 0.0 };
+                Some(at)
+            };
+            (0..shape.keys).scan(0.0, seen).collect()
+        };
+        let positions = if alibi.is_some() { (0..shape.batch).map(position).collect() } else { Vec::new() };
+        Ok(Self { mask, slopes: alibi.map(<[f32]>::to_vec), positions })
+    }
+
+    /// The padding mask of a sequence.
+    fn mask(&self, b: usize) -> Option<&[u8]> {
+        self.mask.as_ref().map(|mask| mask[b].as_slice())
+    }
+
+    /// The slope of a head and the positions of a sequence's keys.
+    fn alibi(&self, b: usize, head: usize) -> Option<(f32, &[f32])> {
+        self.slopes.as_ref().map(|slopes| (slopes[head], self.positions[b].as_slice()))
+    }
+
+    /// All of it, causality included, as [batch, query heads or 1, length, keys] in f64.
+    fn tensor(&self, shape: Shape) -> Result<Tensor> {
+        let heads = if self.slopes.is_some() { shape.heads.query } else { 1 };
+        let mut values = Vec::with_capacity(shape.batch * heads * shape.length * shape.keys);
+        for (b, head) in (0..shape.batch).flat_map(|b| (0..heads).map(move |head| (b, head))) {
+            for (i, j) in (0..shape.length).flat_map(|i| (0..shape.keys).map(move |j| (i, j))) {
+                let allowed = j < shape.visible(i) && self.mask(b).is_none_or(|mask| mask[j] != 0);
+                let alibi = self.alibi(b, head).map_or(0.0, |(slope, positions)| f64::from(slope) * f64::from(positions[j]));
+                values.push(if allowed { alibi } else { f64::NEG_INFINITY });
+            }
+        }
+        Tensor::from_vec(values, (shape.batch, heads, shape.length, shape.keys), &Device::Cpu)
+    }
+}
+
 /// Softmax weights of query rows `first..first + rows` of one head into `weights` [rows, keys of the last row].
 #[allow(clippy::too_many_arguments)]
 fn block_weights(
@@ -134,7 +147,7 @@ fn block_weights(
     head: usize,
     first: usize,
     rows: usize,
-    mask: Option<&[Vec<u8>]>,
+    bias: &Bias,
     weights: &mut [f32],
 ) {
     let Heads { dim, .. } = shape.heads;
@@ -142,12 +155,17 @@ fn block_weights(
     let q_data = Matrix::rows(&q.data()[(b * shape.length + first) * q.stride + head * dim..], q.stride);
     let k_data = Matrix::rows(&k.data()[b * shape.keys * k.stride + head / shape.group() * dim..], k.stride);
     multiply_serial(rows, span, dim, q_data, k_data.t(), shape.scale as f32, weights, span, Into::Overwrite);
-    let mask = mask.map(|mask| &mask[b]);
+    let (mask, alibi) = (bias.mask(b), bias.alibi(b, head));
     for (i, row) in weights.chunks_mut(span).take(rows).enumerate() {
         let seen = shape.visible(first + i);
         dispatch(
             #[inline(always)]
-            || softmax_row(row, seen, mask.map(Vec::as_slice)),
+            || {
+                if let Some((slope, positions)) = alibi {
+                    row.iter_mut().zip(positions).for_each(|(score, position)| *score = slope.mul_add(*position, *score));
+                }
+                softmax_row(row, seen, mask);
+            },
         );
     }
 }
@@ -171,7 +189,7 @@ fn softmax_row(row: &mut [f32], seen: usize, mask: Option<&[u8]>) {
     row[seen..].fill(0.0);
 }
 
-fn forward_kernel(q: &Tensor, k: &Tensor, v: &Tensor, shape: Shape, mask: Option<&[Vec<u8>]>) -> Result<Tensor> {
+fn forward_kernel(q: &Tensor, k: &Tensor, v: &Tensor, shape: Shape, bias: &Bias) -> Result<Tensor> {
     let Heads { query, dim, .. } = shape.heads;
     let width = query * dim;
     with_rows(q, |q| {
@@ -186,7 +204,7 @@ fn forward_kernel(q: &Tensor, k: &Tensor, v: &Tensor, shape: Shape, mask: Option
                     for first in (0..shape.length).step_by(BLOCK) {
                         let rows = BLOCK.min(shape.length - first);
                         let span = shape.visible(first + rows - 1);
-                        block_weights(q, k, shape, b, head, first, rows, mask, &mut weights);
+                        block_weights(q, k, shape, b, head, first, rows, bias, &mut weights);
                         let v_data = Matrix::rows(&v.data()[b * shape.keys * v.stride + head / shape.group() * dim..], v.stride);
                         multiply_serial(rows, dim, span, Matrix::rows(&weights, span), v_data, 1.0, &mut block, dim, Into::Overwrite);
                         for (i, row) in block.chunks(dim).take(rows).enumerate() {
@@ -204,7 +222,7 @@ fn forward_kernel(q: &Tensor, k: &Tensor, v: &Tensor, shape: Shape, mask: Option
 }
 
 /// Gradients with respect to q, k and v.
-fn backward_kernel(grad: &Tensor, q: &Tensor, k: &Tensor, v: &Tensor, shape: Shape, mask: Option<&[Vec<u8>]>) -> Result<[Tensor; 3]> {
+fn backward_kernel(grad: &Tensor, q: &Tensor, k: &Tensor, v: &Tensor, shape: Shape, bias: &Bias) -> Result<[Tensor; 3]> {
     let Heads { key_value, dim, query } = shape.heads;
     let (mut to_q, mut to_k, mut to_v) = (
         buffer(shape.batch * shape.length * query * dim),
@@ -218,7 +236,7 @@ fn backward_kernel(grad: &Tensor, q: &Tensor, k: &Tensor, v: &Tensor, shape: Sha
                 with_rows(v, |v| {
                     // One task a key-value head, so that its gradients are summed in one place and in one order.
                     parallel::for_each(shape.batch * key_value, 4 * shape.work(), |task| {
-                        backward_head([grad, q, k, v], shape, task / key_value, task % key_value, mask, targets);
+                        backward_head([grad, q, k, v], shape, task / key_value, task % key_value, bias, targets);
                     });
                     Ok(())
                 })
@@ -232,14 +250,7 @@ fn backward_kernel(grad: &Tensor, q: &Tensor, k: &Tensor, v: &Tensor, shape: Sha
     ])
 }
 
-fn backward_head(
-    [grad, q, k, v]: [&Rows<'_>; 4],
-    shape: Shape,
-    b: usize,
-    kv_head: usize,
-    mask: Option<&[Vec<u8>]>,
-    [to_q, to_k, to_v]: [Shared; 3],
-) {
+fn backward_head([grad, q, k, v]: [&Rows<'_>; 4], shape: Shape, b: usize, kv_head: usize, bias: &Bias, [to_q, to_k, to_v]: [Shared; 3]) {
     let Heads { query, key_value, dim } = shape.heads;
     let block = BLOCK.min(shape.length);
     let (mut weights, mut slopes) = (buffer(block * shape.keys), buffer(block * shape.keys));
@@ -253,7 +264,7 @@ fn backward_head(
             let at_queries = |rows: &Rows<'_>| (b * shape.length + first) * rows.stride + head * dim;
             let g_data = Matrix::rows(&grad.data()[at_queries(grad)..], grad.stride);
             let q_data = Matrix::rows(&q.data()[at_queries(q)..], q.stride);
-            block_weights(q, k, shape, b, head, first, rows, mask, &mut weights);
+            block_weights(q, k, shape, b, head, first, rows, bias, &mut weights);
             multiply_serial(span, dim, rows, Matrix::rows(&weights, span).t(), g_data, 1.0, &mut v_sum, dim, Into::Accumulate);
             multiply_serial(rows, span, dim, g_data, v_data.t(), 1.0, &mut slopes, span, Into::Overwrite);
             for (slope, weight) in slopes.chunks_mut(span).zip(weights.chunks(span)).take(rows) {
@@ -306,14 +317,10 @@ fn from_heads(x: &Tensor, heads: usize) -> Result<Tensor> {
 }
 
 /// Output [batch, length, query · dim] and weights [batch, query, length, keys].
-fn composed_forward(q: &Tensor, k: &Tensor, v: &Tensor, shape: Shape, mask: Option<&[Vec<u8>]>) -> Result<(Tensor, Tensor)> {
+fn composed_forward(q: &Tensor, k: &Tensor, v: &Tensor, shape: Shape, bias: &Bias) -> Result<(Tensor, Tensor)> {
     let (q, k, v) = (by_head(q, shape)?, by_head(k, shape)?, by_head(v, shape)?);
     let scores = (q.matmul(&k.t()?)? * shape.scale)?;
-    let allowed = |b: usize, i: usize, j: usize| j < shape.visible(i) && mask.is_none_or(|mask| mask[b][j] != 0);
-    let cell = |c: usize| allowed(c / shape.keys / shape.length, c / shape.keys % shape.length, c % shape.keys);
-    let bias: Vec<f64> = (0..shape.batch * shape.length * shape.keys).map(|c| if cell(c) { 0.0 } else { f64::NEG_INFINITY }).collect();
-    let bias = Tensor::from_vec(bias, (shape.batch, 1, shape.length, shape.keys), q.device())?.to_dtype(q.dtype())?;
-    let scores = scores.broadcast_add(&bias)?;
+    let scores = scores.broadcast_add(&bias.tensor(shape)?.to_device(q.device())?.to_dtype(q.dtype())?)?;
     let max = scores.max_keepdim(D::Minus1)?.clamp(f64::from(f32::MIN), f64::from(f32::MAX))?;
     let weights = scores.broadcast_sub(&max)?.exp()?;
     let total = (weights.sum_keepdim(D::Minus1)? + 1e-30)?;
@@ -321,8 +328,8 @@ fn composed_forward(q: &Tensor, k: &Tensor, v: &Tensor, shape: Shape, mask: Opti
     Ok((from_heads(&weights.matmul(&v)?, shape.heads.query)?, weights))
 }
 
-fn composed_backward(grad: &Tensor, q: &Tensor, k: &Tensor, v: &Tensor, shape: Shape, mask: Option<&[Vec<u8>]>) -> Result<[Tensor; 3]> {
-    let (_, weights) = composed_forward(q, k, v, shape, mask)?;
+fn composed_backward(grad: &Tensor, q: &Tensor, k: &Tensor, v: &Tensor, shape: Shape, bias: &Bias) -> Result<[Tensor; 3]> {
+    let (_, weights) = composed_forward(q, k, v, shape, bias)?;
     let (grad, q, k, v) = (by_head(grad, shape)?, by_head(q, shape)?, by_head(k, shape)?, by_head(v, shape)?);
     let to_v = weights.t()?.matmul(&grad)?;
     let slopes = grad.matmul(&v.t()?)?;
@@ -337,33 +344,52 @@ mod tests {
     use super::*;
     use crate::testing::{check_gradients, check_kernel};
 
-    fn attend(heads: Heads, mask: Option<Vec<Vec<u8>>>) -> impl Fn(&Tape, &[Var]) -> Result<Var> {
+    fn attend(heads: Heads, mask: Option<Vec<Vec<u8>>>, alibi: Option<Vec<f32>>) -> impl Fn(&Tape, &[Var]) -> Result<Var> {
         move |t, v| {
             let mask = mask.clone().map(|mask| Tensor::new(mask, &Device::Cpu)).transpose()?;
-            t.attention(&v[0], &v[1], &v[2], heads, mask.as_ref())
+            t.attention(&v[0], &v[1], &v[2], heads, mask.as_ref(), alibi.as_deref())
         }
     }
 
     #[test]
     fn attention_agrees_with_finite_differences_and_the_kernel() -> Result<()> {
         let heads = Heads { query: 4, key_value: 2, dim: 3 };
-        check_gradients(&[&[2, 3, 12], &[2, 4, 6], &[2, 4, 6]], attend(heads, None))?;
+        check_gradients(&[&[2, 3, 12], &[2, 4, 6], &[2, 4, 6]], attend(heads, None, None))?;
         let masked = Some(vec![vec![1, 1, 1, 1], vec![0, 1, 1, 1]]);
-        check_gradients(&[&[2, 3, 12], &[2, 4, 6], &[2, 4, 6]], attend(heads, masked.clone()))?;
-        check_kernel(&[&[2, 3, 12], &[2, 4, 6], &[2, 4, 6]], 1e-5, attend(heads, masked))?;
-        check_kernel(&[&[1, 1, 12], &[1, 1, 6], &[1, 1, 6]], 1e-5, attend(heads, None))?;
+        check_gradients(&[&[2, 3, 12], &[2, 4, 6], &[2, 4, 6]], attend(heads, masked.clone(), None))?;
+        check_kernel(&[&[2, 3, 12], &[2, 4, 6], &[2, 4, 6]], 1e-5, attend(heads, masked, None))?;
+        check_kernel(&[&[1, 1, 12], &[1, 1, 6], &[1, 1, 6]], 1e-5, attend(heads, None, None))?;
         let heads = Heads { query: 3, key_value: 1, dim: 8 };
-        check_kernel(&[&[2, 131, 24], &[2, 131, 8], &[2, 131, 8]], 1e-5, attend(heads, None))
+        check_kernel(&[&[2, 131, 24], &[2, 131, 8], &[2, 131, 8]], 1e-5, attend(heads, None, None))
+    }
+    #[test]
+    fn alibi_agrees_with_finite_differences_and_the_kernel() -> Result<()> {
+        let heads = Heads { query: 2, key_value: 2, dim: 3 };
+        let slopes = Some(vec![0.25, 0.0625]);
+        let masked = Some(vec![vec![1, 0, 1, 1], vec![0, 1, 1, 1]]);
+        check_gradients(&[&[2, 3, 6], &[2, 4, 6], &[2, 4, 6]], attend(heads, None, slopes.clone()))?;
+        check_gradients(&[&[2, 3, 6], &[2, 4, 6], &[2, 4, 6]], attend(heads, masked.clone(), slopes.clone()))?;
+        check_kernel(&[&[2, 3, 6], &[2, 4, 6], &[2, 4, 6]], 1e-5, attend(heads, masked, slopes.clone()))?;
+        check_kernel(&[&[2, 131, 6], &[2, 140, 6], &[2, 140, 6]], 1e-5, attend(heads, None, slopes.clone()))?;
+        // A single key gets all the weight, so that only the values have a gradient worth comparing.
+        let one = |t: &Tape, v: &[Var]| {
+            let q = Var::constant(Tensor::ones((1, 1, 6), v[0].value().dtype(), &Device::Cpu)?);
+            t.attention(&q, &q, &v[0], heads, None, slopes.as_deref())
+        };
+        check_kernel(&[&[1, 1, 6]], 1e-5, one)
     }
 
     #[test]
-    fn rotary_agrees_with_finite_differences_and_the_kernel() -> Result<()> {
-        let rotary = |t: &Tape, v: &[Var]| {
-            let angles = Tensor::new(&[[0.0f64, 0.0], [1.0, 0.1], [2.0, 0.2]], &Device::Cpu)?;
-            let dtype = v[0].value().dtype();
-            t.rotary(&v[0], &angles.cos()?.to_dtype(dtype)?, &angles.sin()?.to_dtype(dtype)?, 4)
-        };
-        check_gradients(&[&[2, 3, 8]], rotary)?;
-        check_kernel(&[&[2, 3, 8]], 1e-5, rotary)
+    fn alibi_counts_positions_from_the_first_key_that_is_no_padding() -> Result<()> {
+        let heads = Heads { query: 1, key_value: 1, dim: 1 };
+        let (q, k) = (Tensor::zeros((1, 1, 1), DType::F64, &Device::Cpu)?, Tensor::zeros((1, 4, 1), DType::F64, &Device::Cpu)?);
+        let v = Tensor::new(&[[[9.0f64], [1.0], [9.0], [0.0]]], &Device::Cpu)?;
+        let mask = Tensor::new(&[[0u8, 1, 0, 1]], &Device::Cpu)?;
+        let [q, k, v] = [q, k, v].map(Var::constant);
+        // Keys 1 and 3 lie at positions 0 and 1: their weights are as 1 to 2.
+        let slope = std::f32::consts::LN_2;
+        let found = Tape::inference().attention(&q, &k, &v, heads, Some(&mask), Some(&[slope]))?;
+        assert!((found.value().flatten_all()?.to_vec1::<f64>()?[0] - 1.0 / 3.0).abs() < 1e-7);
+        Ok(())
     }
 }

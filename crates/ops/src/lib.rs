@@ -7,9 +7,9 @@
 //! * [`tape`]: the tape, its variables and gradients; [`param`]: named tensors that may be trained.
 //! * [`elementary`]: small operators from which a new method is written in plain lines; [`candle_fn`]: closures of candle's operators;
 //!   [`columns`] and [`inverse`]: what rotations and scalings of activations need.
-//! * [`linear`], [`norm`], [`swiglu`], [`attention`], [`conv`], [`scan`], [`s4d`], [`cross_entropy`], [`embedding`], [`dropout`]: fused
-//!   operators, where the time and the memory go. Each runs a vectorised kernel on f32 CPU tensors and a composition of candle
-//!   operators on any other type or device.
+//! * [`linear`], [`norm`], [`layer_norm`], [`activation`], [`swiglu`], [`rotary`], [`attention`], [`conv`], [`scan`], [`s4d`],
+//!   [`cross_entropy`], [`embedding`], [`dropout`]: fused operators, where the time and the memory go. Each runs a vectorised kernel on
+//!   f32 CPU tensors and a composition of candle operators on any other type or device.
 //! * [`adamw`]: the optimizer's update.
 //! * [`memory`]: the counting allocator; [`mapped`]: read-only file maps; [`clock`]: processor time.
 //!
@@ -17,6 +17,7 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
+pub mod activation;
 pub mod adamw;
 pub mod attention;
 pub mod candle_fn;
@@ -34,6 +35,7 @@ mod elementwise;
 pub mod embedding;
 pub mod gemm;
 pub mod inverse;
+pub mod layer_norm;
 pub mod linear;
 pub mod mapped;
 pub mod memory;
@@ -41,6 +43,7 @@ pub mod norm;
 mod parallel;
 pub mod param;
 mod products;
+pub mod rotary;
 pub mod s4d;
 pub mod scan;
 mod scan_kernel;

@@ -18,9 +18,70 @@ pub struct LowRank {
     /// Factor of the update.
     pub scale: f64,
     /// The output rows it updates.
-    pub rows: Range<usize>,
+    pub rows: RowRanges,
     /// The input to use instead of the layer's own, e.g. after dropout.
     pub input: Option<Var>,
+}
+
+/// Output rows of a layer, as ranges in ascending order: several where a fused projection holds, head by head, more than is meant.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RowRanges(Vec<Range<usize>>);
+
+impl From<Range<usize>> for RowRanges {
+    fn from(range: Range<usize>) -> Self {
+        Self(vec![range])
+    }
+}
+
+impl FromIterator<Range<usize>> for RowRanges {
+    fn from_iter<I: IntoIterator<Item = Range<usize>>>(ranges: I) -> Self {
+        Self(ranges.into_iter().collect())
+    }
+}
+
+impl RowRanges {
+    /// Number of rows.
+    #[allow(clippy::len_without_is_empty, reason = "a layer's part is never empty")]
+    pub fn len(&self) -> usize {
+        self.0.iter().map(Range::len).sum()
+    }
+
+    /// The ranges.
+    pub fn iter(&self) -> impl Iterator<Item = &Range<usize>> {
+        self.0.iter()
+    }
+
+    /// These columns of y [.., out], joined: [.., rows].
+    pub fn columns_of(&self, y: &Tensor) -> Result<Tensor> {
+        let last = y.rank() - 1;
+        let parts = self.0.iter().map(|range| y.narrow(last, range.start, range.len())).collect::<Result<Vec<_>>>()?;
+        match parts.as_slice() {
+            [part] => Ok(part.clone()),
+            parts => Tensor::cat(parts, last),
+        }
+    }
+
+    /// The inverse of [`RowRanges::columns_of`]: these columns in a matrix [n, width] of zeros.
+    pub(crate) fn spread(&self, columns: &Tensor, width: usize) -> Result<Tensor> {
+        let zeros = |count: usize| Tensor::zeros((columns.dim(0)?, count), columns.dtype(), columns.device());
+        let (mut parts, mut done, mut end) = (Vec::new(), 0, 0);
+        for range in &self.0 {
+            parts.extend([zeros(range.start - end)?, columns.narrow(1, done, range.len())?]);
+            (done, end) = (done + range.len(), range.end);
+        }
+        parts.push(zeros(width - end)?);
+        parts.retain(|part| part.elem_count() > 0);
+        if parts.len() == 1 { Ok(columns.clone()) } else { Tensor::cat(&parts, 1) }
+    }
+
+    /// The matrix [rows, n] cut into that of each range.
+    fn cut(&self, matrix: &Tensor) -> Result<Vec<Tensor>> {
+        if matrix.dims()[0] != self.len() {
+            candle_core::bail!("low-rank update of rows {:?} has B of shape {:?}", self.0, matrix.dims())
+        }
+        let starts = self.0.iter().scan(0, |next, range| Some(std::mem::replace(next, *next + range.len())));
+        starts.zip(&self.0).map(|(start, range)| matrix.narrow(0, start, range.len())).collect()
+    }
 }
 
 impl Tape {
@@ -38,7 +99,13 @@ impl Tape {
             candle_core::bail!("linear layer [{out_dim}, {in_dim}] does not fit an input of shape {:?}", x.dims())
         }
         let reduced = updates.iter().map(|update| update.reduce(x)).collect::<Result<Vec<_>>>()?;
-        let added = updates.iter().zip(&reduced).map(|(update, h)| update.expand(h)).collect::<Result<Vec<_>>>()?;
+        let cut = updates.iter().map(|update| update.rows.cut(update.b.value())).collect::<Result<Vec<_>>>()?;
+        let mut added = Vec::with_capacity(updates.len());
+        for ((update, h), parts) in updates.iter().zip(&reduced).zip(&cut) {
+            for (rows, b) in update.rows.iter().zip(parts) {
+                added.push(Product::new(Operand::rows(h), Operand::columns(b), update.scale)?.at(rows.start));
+            }
+        }
         let first = Product::new(Operand::rows(x.value()), Operand::columns(weight.value()), 1.0)?;
         let output = sum_of_products(&first, &added, bias.map(Var::value))?.reshape(with_last(x.dims(), out_dim))?;
 
@@ -74,14 +141,6 @@ impl LowRank {
         let input = self.input.as_ref().unwrap_or(x).value();
         product(Operand::rows(input), Operand::columns(self.a.value()), 1.0)
     }
-
-    /// scale · h Bᵀ in its columns of the output.
-    fn expand<'a>(&'a self, h: &'a Tensor) -> Result<Product<'a>> {
-        if self.b.dims()[0] != self.rows.len() {
-            candle_core::bail!("low-rank update of rows {:?} has B of shape {:?}", self.rows, self.b.dims())
-        }
-        Ok(Product::new(Operand::rows(h), Operand::columns(self.b.value()), self.scale)?.at(self.rows.start))
-    }
 }
 
 fn with_last(dims: &[usize], last: usize) -> Vec<usize> {
@@ -95,7 +154,7 @@ fn with_last(dims: &[usize], last: usize) -> Vec<usize> {
 /// Where a low-rank update stands among a node's inputs, which are x, weight, bias where there is one, and for each update A, B and its
 /// own input where it has one.
 struct Place {
-    rows: Range<usize>,
+    rows: RowRanges,
     scale: f64,
     /// Index of A; B follows.
     a: usize,
@@ -122,7 +181,12 @@ fn backward(back: &Backward<'_>, has_bias: bool, places: &[Place]) -> Result<Inp
         grads[0] = Some(sum_of_products(&first, &others, None)?.reshape(with_last(grad.dims(), weight.dims()[1]))?);
     }
     if back.needs[1] {
-        grads[1] = Some(product(Operand::columns(grad), Operand::rows(x), 1.0)?);
+        // The gradient of a weight that is stored by columns is stored so too.
+        let by_columns = weight.stride()[0] == 1 && weight.stride()[1] != 1;
+        grads[1] = Some(match by_columns {
+            true => product(Operand::columns(x), Operand::rows(grad), 1.0)?.t()?,
+            false => product(Operand::columns(grad), Operand::rows(x), 1.0)?,
+        });
     }
     if has_bias && back.needs[2] {
         grads[2] = Some(column_sums(grad)?);
@@ -134,7 +198,7 @@ impl Place {
     /// Puts the gradients of A, B and the update's own input into `grads`; returns that with respect to x Aᵀ if it was needed.
     fn backward(&self, back: &Backward<'_>, saved: &[Tensor], x: &Tensor, grads: &mut InputGradients) -> Result<Option<Tensor>> {
         let (a, b, reduced, own) = (&saved[0], &saved[1], &saved[2], &saved[3]);
-        let part = back.grad.narrow(back.grad.rank() - 1, self.rows.start, self.rows.len())?;
+        let part = self.rows.columns_of(&back.grad)?;
         if back.needs[self.a + 1] {
             grads[self.a + 1] = Some(product(Operand::columns(&part), Operand::rows(reduced), self.scale)?);
         }
@@ -182,11 +246,38 @@ mod tests {
     use candle_core::DType;
 
     fn updated(t: &Tape, v: &[Var]) -> Result<Var> {
-        let update = |a: usize, rows: Range<usize>| LowRank { a: v[a].clone(), b: v[a + 1].clone(), scale: 1.5, rows, input: None };
-        t.low_rank_linear(&v[0], &v[1], Some(&v[2]), &[update(3, 0..5), update(5, 2..4)])
+        let update = |a: usize, rows: RowRanges| LowRank { a: v[a].clone(), b: v[a + 1].clone(), scale: 1.5, rows, input: None };
+        let updates = [update(3, (0..5).into()), update(5, (2..4).into()), update(7, [0..1, 3..5].into_iter().collect())];
+        t.low_rank_linear(&v[0], &v[1], Some(&v[2]), &updates)
     }
 
-    const UPDATED: [&[usize]; 7] = [&[2, 3, 4], &[5, 4], &[5], &[2, 4], &[5, 2], &[3, 4], &[2, 3]];
+    const UPDATED: [&[usize]; 9] = [&[2, 3, 4], &[5, 4], &[5], &[2, 4], &[5, 2], &[3, 4], &[2, 3], &[2, 4], &[3, 2]];
+
+    #[test]
+    fn a_weight_stored_by_columns_is_neither_copied_nor_are_its_gradients_transposed() -> Result<()> {
+        let by_columns = |t: &Tape, v: &[Var]| t.linear(&v[0], &t.transpose(&v[1], 0, 1)?, Some(&v[2]));
+        check_gradients(&[&[2, 3, 4], &[4, 5], &[5]], by_columns)?;
+        for (input, out) in [(4, 5), (1, 3), (3, 1), (1, 1), (19, 23)] {
+            check_kernel(&[&[2, 7, input], &[input, out], &[out]], 1e-5, by_columns)?;
+        }
+        let weight = Param::trainable("w", random(&[19, 23], 1, DType::F32));
+        let tape = Tape::new();
+        let stored = tape.param(&weight);
+        let y = tape.linear(&Var::constant(random(&[5, 19], 2, DType::F32)), &tape.transpose(&stored, 0, 1)?, None)?;
+        let loss = tape.sum_all(&y)?;
+        let grads = tape.backward(&loss)?;
+        assert!(grads.get(&weight).unwrap().is_contiguous());
+        Ok(())
+    }
+
+    #[test]
+    fn an_update_of_other_rows_than_b_has_is_refused() {
+        let v = [&[2, 4][..], &[5, 4], &[2, 4], &[3, 2]].map(|dims| Var::constant(random(dims, 1, DType::F32)));
+        let rows = [0..1, 3..4].into_iter().collect();
+        let update = LowRank { a: v[2].clone(), b: v[3].clone(), scale: 1.0, rows, input: None };
+        let error = Tape::inference().low_rank_linear(&v[0], &v[1], None, &[update]).unwrap_err().to_string();
+        assert!(error.contains("low-rank update of rows [0..1, 3..4] has B of shape [3, 2]"), "{error}");
+    }
 
     #[test]
     fn gradients_agree_with_finite_differences_and_the_kernel() -> Result<()> {
@@ -223,7 +314,7 @@ mod tests {
         let b = Param::trainable("b", random(&[8, 2], 3, DType::F32));
         let tape = Tape::new();
         let x = Var::constant(random(&[10, 6], 4, DType::F32));
-        let update = LowRank { a: tape.param(&a), b: tape.param(&b), scale: 1.0, rows: 0..8, input: None };
+        let update = LowRank { a: tape.param(&a), b: tape.param(&b), scale: 1.0, rows: (0..8).into(), input: None };
         let w = tape.param(&frozen);
         let y = tape.low_rank_linear(&x, &w, None, &[update])?;
         let y = tape.linear(&y, &tape.param(&Param::frozen("v", random(&[3, 8], 5, DType::F32))), None)?;

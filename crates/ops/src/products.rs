@@ -1,6 +1,6 @@
 //! Sums of matrix products, from which linear layers and their gradients are made.
 
-use crate::cpu::{Rows, is_f32_cpu, with_rows};
+use crate::cpu::{is_f32_cpu, with_rows};
 use crate::gemm::{self, Matrix};
 use crate::parallel;
 use candle_core::{D, Device, Result, Tensor};
@@ -30,10 +30,14 @@ impl<'a> Operand<'a> {
         Ok(if self.transposed { (cols, rows) } else { (rows, cols) })
     }
 
-    /// As a matrix in memory.
-    fn of<'m>(&self, rows: &Rows<'m>) -> Matrix<'m> {
-        let matrix = Matrix::rows(rows.data(), rows.stride);
-        if self.transposed { matrix.t() } else { matrix }
+    /// Calls `body` with the matrix in memory. One that is stored by columns takes no copy either.
+    fn with_memory<R>(&self, body: impl FnOnce(Matrix<'_>) -> Result<R>) -> Result<R> {
+        let by_columns = self.tensor.rank() == 2 && self.tensor.stride()[0] == 1 && self.tensor.stride()[1] != 1;
+        let stored = if by_columns { self.tensor.t()? } else { self.tensor.clone() };
+        with_rows(&stored, |rows| {
+            let matrix = Matrix::rows(rows.data(), rows.stride);
+            body(if by_columns == self.transposed { matrix } else { matrix.t() })
+        })
     }
 
     /// As a tensor of two dimensions.
@@ -102,7 +106,7 @@ pub(crate) fn sum_of_products(first: &Product<'_>, others: &[Product<'_>], bias:
 /// Calls `body` with both operands' memory and the inner size.
 fn with_operands<R>(product: &Product<'_>, body: impl FnOnce(Matrix<'_>, Matrix<'_>, usize) -> Result<R>) -> Result<R> {
     let (_, k) = product.left.dims()?;
-    with_rows(product.left.tensor, |left| with_rows(product.right.tensor, |right| body(product.left.of(left), product.right.of(right), k)))
+    product.left.with_memory(|left| product.right.with_memory(|right| body(left, right, k)))
 }
 
 fn composed(first: &Product<'_>, others: &[Product<'_>], bias: Option<&Tensor>) -> Result<Tensor> {
