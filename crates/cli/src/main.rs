@@ -17,7 +17,6 @@ mod progress;
 mod provenance;
 mod resolver;
 mod results_table;
-mod retry;
 mod slot_table;
 mod sweep_choice;
 mod text_table;

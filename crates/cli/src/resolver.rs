@@ -1,7 +1,7 @@
 //! What the plan asks of the crates that know models, tasks and methods.
 
 use crate::exit::{Exit, Problem};
-use peftbench_runner::{Environment, RunError};
+use peftbench_runner::{Environment, Planner, RunError};
 use peftbench_spec::canonical::canonical_json;
 use peftbench_spec::event::FailureKind;
 use peftbench_spec::manifest::Inputs;
@@ -12,17 +12,16 @@ use std::collections::HashMap;
 
 /// Answers from the runner, each asked for once.
 pub struct RunnerResolver {
-    environment: Environment,
+    planner: Planner,
     /// Whether planning ended because a model or a dataset is missing.
     missing: RefCell<bool>,
     estimates: RefCell<HashMap<String, Estimate>>,
-    fingerprints: RefCell<HashMap<String, Option<Inputs>>>,
 }
 
 impl RunnerResolver {
     /// Answers for runs that read from `environment`.
     pub fn new(environment: Environment) -> Self {
-        Self { environment, missing: RefCell::default(), estimates: RefCell::default(), fingerprints: RefCell::default() }
+        Self { planner: Planner::new(environment), missing: RefCell::default(), estimates: RefCell::default() }
     }
 
     /// The error that ended planning, with the exit code of what was wrong. A plan knows only errors of the spec: an input that is missing
@@ -52,7 +51,7 @@ impl RunnerResolver {
 
 impl Resolver for RunnerResolver {
     fn resolve(&self, spec: &RunSpec) -> Result<RunSpec, SpecError> {
-        peftbench_runner::resolve(spec, &self.environment).map_err(|error| self.to_spec_error(error))
+        peftbench_runner::resolve(spec, self.planner.environment()).map_err(|error| self.to_spec_error(error))
     }
 
     fn estimate(&self, spec: &RunSpec) -> Result<Estimate, SpecError> {
@@ -61,7 +60,7 @@ impl Resolver for RunnerResolver {
         if let Some(known) = self.estimates.borrow().get(&key) {
             return Ok(*known);
         }
-        let found = peftbench_runner::estimate(spec, &self.environment).map_err(|error| self.to_spec_error(error))?;
+        let found = self.planner.estimate(spec).map_err(|error| self.to_spec_error(error))?;
         let estimate = Estimate {
             total_params: Some(found.total_params),
             trainable_params: Some(found.trainable_params),
@@ -73,15 +72,7 @@ impl Resolver for RunnerResolver {
     }
 
     fn fingerprint(&self, spec: &RunSpec) -> Option<Inputs> {
-        let train = &spec.train;
-        let read = (&spec.model, &spec.task, train.train_samples, train.valid_samples, train.test_samples);
-        let key = canonical_json(&read).ok()?;
-        let known = self.fingerprints.borrow().get(&key).cloned();
-        known.unwrap_or_else(|| {
-            let found = peftbench_runner::inputs(spec, &self.environment).ok();
-            self.fingerprints.borrow_mut().insert(key, found.clone());
-            found
-        })
+        self.planner.inputs(spec).ok()
     }
 }
 

@@ -6,6 +6,7 @@ use crate::error::{Result, RunError};
 use crate::evaluation::{EvalSplit, Evaluation};
 use crate::files::write_atomically;
 use crate::meter::Phase;
+use crate::planner::load_splits;
 use crate::resolve::{attach_all, build_methods};
 use crate::trainer::{Trainer, total_steps};
 use peftbench_adapters::export::adapter_files;
@@ -17,6 +18,7 @@ use peftbench_models::Model;
 use peftbench_ops::{Device, Tensor};
 use peftbench_spec::RunSpec;
 use peftbench_spec::event::{EvalRecord, Event, FailureKind, ParamRecord, PhaseRecord, SCHEMA_VERSION, Setup, Summary};
+use peftbench_spec::manifest::Inputs;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -37,6 +39,8 @@ pub struct Job<'a> {
     pub stop: &'a AtomicBool,
     /// From 1.
     pub attempt: u32,
+    /// Receives the hashes of what the run reads, once it is loaded and before anything is computed; an error ends the run.
+    pub record_inputs: &'a dyn Fn(&Inputs) -> std::io::Result<()>,
 }
 
 /// How a run ended that did not fail.
@@ -93,8 +97,9 @@ impl<'a> Run<'a> {
         let saved = checkpoint::load(job.run_dir)?;
         let resumed_from_step = saved.as_ref().map_or(0, |saved| saved.progress.step);
         send(&Event::Started { schema_version: SCHEMA_VERSION, attempt: job.attempt, at: now(), resumed_from_step })?;
+        let started = Instant::now();
         let loading = Phase::start("load");
-        let (mut run, mut model, setup) = Self::load(job)?;
+        let (mut run, mut model, setup) = Self::load(job, started)?;
         run.end_phase(loading, send)?;
         let stages = run.methods.first().map_or_else(Vec::new, |method| method.stages());
         let mut saved = saved.unwrap_or_else(|| Saved { progress: Progress::default(), tensors: BTreeMap::new() });
@@ -126,19 +131,21 @@ impl<'a> Run<'a> {
     }
 
     /// Everything that is read from files.
-    fn load(job: &'a Job<'a>) -> Result<(Self, Box<dyn Model>, Setup)> {
+    fn load(job: &'a Job<'a>, started: Instant) -> Result<(Self, Box<dyn Model>, Setup)> {
         let spec = job.spec;
         let device = job.environment.device();
         let files = job.environment.find_model(&spec.model.name)?;
         let model = files.model(&device)?;
         let tokenizer = files.tokenizer_for(&*model)?;
         let task = tasks::build(&spec.task).map_err(|e| e.below("task"))?;
-        let mut splits = task.load(&job.environment.data_source())?;
-        splits.limit(spec.train.train_samples, spec.train.valid_samples, spec.train.test_samples);
+        let splits = load_splits(spec, job.environment)?;
+        let (model_hash, dataset_hash) = (files.hash()?, splits.hash());
+        let inputs = Inputs { model: Some(model_hash.clone()), tokenizer: Some(tokenizer.hash()), dataset: Some(dataset_hash.clone()) };
+        (job.record_inputs)(&inputs).map_err(|e| RunError::file("write the manifest in", job.run_dir, e))?;
         let setup = Setup {
-            model_hash: files.hash()?,
+            model_hash,
             dataset_id: splits.dataset_id.clone(),
-            dataset_hash: splits.hash(),
+            dataset_hash,
             train_samples: splits.train.len(),
             valid_samples: splits.valid.len(),
             test_samples: splits.test.len(),
@@ -148,20 +155,8 @@ impl<'a> Run<'a> {
         let eval = |examples| EvalSplit::new(examples, &*task, &tokenizer, spec.train.max_length, spec.train.eval_batch_size);
         let (valid, test) = (eval(splits.valid)?, eval(splits.test)?);
         let methods = build_methods(spec)?;
-        let run = Self {
-            job,
-            device,
-            files,
-            task,
-            tokenizer,
-            train,
-            valid,
-            test,
-            methods,
-            started: Instant::now(),
-            phases: BTreeMap::new(),
-            eval_tokens: 0,
-        };
+        let run =
+            Self { job, device, files, task, tokenizer, train, valid, test, methods, started, phases: BTreeMap::new(), eval_tokens: 0 };
         Ok((run, model, setup))
     }
 

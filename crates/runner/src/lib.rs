@@ -2,6 +2,7 @@
 //!
 //! * [`run`]: loads, attaches, trains, evaluates, saves; says everything as events.
 //! * [`resolve`]: checks a spec against the tables of models, tasks and methods and fills in every default.
+//! * [`planner`]: what runs will take and what they would read, before they are run.
 //! * [`environment`]: where models and data lie; it is not part of a run's identity.
 //! * [`trainer`], [`evaluation`], [`batch`]: the loop; [`optimizer`] and [`schedule`]: its update; [`checkpoint`]: its resumable state;
 //!   [`meter`]: time and memory by phase.
@@ -19,6 +20,7 @@ pub mod files;
 pub mod job;
 pub mod meter;
 pub mod optimizer;
+pub mod planner;
 pub mod pretrain;
 pub mod resolve;
 pub mod schedule;
@@ -27,4 +29,5 @@ pub mod trainer;
 pub use environment::Environment;
 pub use error::RunError;
 pub use job::{Job, Outcome, run};
-pub use resolve::{Estimate, estimate, inputs, resolve};
+pub use planner::{Estimate, Planner};
+pub use resolve::resolve;

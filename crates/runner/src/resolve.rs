@@ -3,31 +3,16 @@
 
 use crate::environment::Environment;
 use crate::error::{Result, RunError};
-use crate::trainer::total_steps;
 use peftbench_adapters::method::{AttachContext, Carried};
 use peftbench_adapters::{Attachment, Method, choose, methods, policies};
-use peftbench_datasets::{Encoded, encode_example, tasks};
+use peftbench_datasets::tasks;
 use peftbench_models::config::ModelConfig;
 use peftbench_models::gguf::GgufFile;
-use peftbench_models::weights::Shapes;
+use peftbench_models::weights::{Fresh, Shapes};
 use peftbench_models::{Model, model};
 use peftbench_ops::Device;
-use peftbench_spec::manifest::Inputs;
 use peftbench_spec::seed;
 use peftbench_spec::{LayerSelection, RunSpec, SpecError, TargetExpr};
-
-/// What a run will take, before it is run.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct Estimate {
-    /// Scalars of the base model.
-    pub total_params: u64,
-    /// Scalars that train.
-    pub trainable_params: u64,
-    /// Peak heap bytes, roughly.
-    pub memory_bytes: u64,
-    /// Wall time on one core, roughly.
-    pub seconds: Option<f64>,
-}
 
 /// Checks `spec` and fills in every default.
 pub fn resolve(spec: &RunSpec, environment: &Environment) -> Result<RunSpec> {
@@ -87,60 +72,26 @@ pub fn attach_all(
     Ok((all, matched))
 }
 
-fn shapes(spec: &RunSpec, environment: &Environment) -> Result<Box<dyn Model>> {
+fn model_config(spec: &RunSpec, environment: &Environment) -> Result<ModelConfig> {
     let files = environment.find_model(&spec.model.name)?;
-    let config = match files.path.is_file() {
+    Ok(match files.path.is_file() {
         true => GgufFile::open(&files.path, &Device::Cpu)?.config()?,
         false => ModelConfig::read(&files.path)?,
-    };
-    Ok(model::build(&config, &Shapes)?)
+    })
 }
 
-fn attach_shapes(spec: &RunSpec, environment: &Environment) -> Result<(Box<dyn Model>, Attachment)> {
+/// The spec's model with weights drawn from its seed, on the CPU; only its config is read.
+pub fn fresh_model(spec: &RunSpec, environment: &Environment) -> Result<Box<dyn Model>> {
+    Ok(model::build(&model_config(spec, environment)?, &Fresh { seed: spec.seed })?)
+}
+
+fn shapes(spec: &RunSpec, environment: &Environment) -> Result<Box<dyn Model>> {
+    Ok(model::build(&model_config(spec, environment)?, &Shapes)?)
+}
+
+/// The model of the spec, with shapes and no content, and its methods attached.
+pub(crate) fn attach_shapes(spec: &RunSpec, environment: &Environment) -> Result<(Box<dyn Model>, Attachment)> {
     let mut model = shapes(spec, environment)?;
     let (attachment, _) = attach_all(spec, &build_methods(spec)?, &mut *model, 0, &Carried::new())?;
     Ok((model, attachment))
-}
-
-/// Multiply-adds a second of one core, for estimates only; what a run takes is recorded when it has run.
-const ASSUMED_RATE: f64 = 12e9;
-
-/// Estimates a resolved run from its shapes and its data.
-pub fn estimate(spec: &RunSpec, environment: &Environment) -> Result<Estimate> {
-    let (mut model, attachment) = attach_shapes(spec, environment)?;
-    let total: u64 = model.params().iter().map(|p| p.elem_count() as u64).sum();
-    let trainable = attachment.num_trainable();
-    let task = tasks::build(&spec.task).map_err(|e| e.below("task"))?;
-    let mut splits = task.load(&environment.data_source())?;
-    splits.limit(spec.train.train_samples, spec.train.valid_samples, spec.train.test_samples);
-    let tokenizer = environment.find_model(&spec.model.name)?.tokenizer()?;
-    let sample = splits.train.iter().take(64);
-    let encoded: Vec<Encoded> = sample
-        .map(|e| encode_example(&tokenizer, &e.prompt, &e.answer, false, spec.train.max_length))
-        .collect::<std::result::Result<_, _>>()?;
-    let mean_length = encoded.iter().map(|e| e.ids.len()).sum::<usize>() as f64 / encoded.len().max(1) as f64;
-    let per_token = model.multiply_adds_per_token() as f64;
-    let trains = trainable > 0;
-    let steps = if trains { total_steps(splits.train.len(), spec) } else { 0 };
-    let train_tokens = steps as f64 * (spec.train.batch_size * spec.train.gradient_accumulation) as f64 * mean_length;
-    let options = splits.test.first().map_or(1, |e| e.choices.len().max(1)) as f64;
-    let evaluations = if trains { f64::from(spec.train.epochs) } else { 1.0 };
-    let eval_tokens = (splits.valid.len() as f64 * evaluations + splits.test.len() as f64) * mean_length * options;
-    // Backward costs as much as forward for the inputs, and the trained share of the weights once more.
-    let backward = 1.0 + trainable as f64 / total as f64;
-    let seconds = (train_tokens * (1.0 + backward) + eval_tokens) * per_token / ASSUMED_RATE;
-    // Some 24 activations of the residual width a layer and token are kept or in flight.
-    let batch_tokens = spec.train.batch_size as f64 * mean_length;
-    let activations = batch_tokens * model.hidden_size() as f64 * model.num_layers() as f64 * 24.0 * 4.0;
-    let memory_bytes = total * 4 + trainable * 16 + if trains { activations as u64 } else { 0 };
-    Ok(Estimate { total_params: total, trainable_params: trainable, memory_bytes, seconds: Some(seconds) })
-}
-
-/// Hashes of what the run would read now.
-pub fn inputs(spec: &RunSpec, environment: &Environment) -> Result<Inputs> {
-    let files = environment.find_model(&spec.model.name)?;
-    let task = tasks::build(&spec.task).map_err(|e| e.below("task"))?;
-    let mut splits = task.load(&environment.data_source())?;
-    splits.limit(spec.train.train_samples, spec.train.valid_samples, spec.train.test_samples);
-    Ok(Inputs { model: Some(files.hash()?), tokenizer: Some(files.tokenizer()?.hash()), dataset: Some(splits.hash()) })
 }

@@ -111,10 +111,12 @@ impl std::fmt::Display for PlanStatus {
     }
 }
 
-/// Which runs, beyond those never finished, are to run.
+/// Which runs, beyond those never finished, are to run. Runs whose failure came from outside (the process was killed, the disk was full)
+/// count as never finished, so that a sweep ends the same whoever was killed on the way. A panic is among them: by its kind it cannot be
+/// told from a kill. A run that failed by itself (a loss that is no number, a damaged model) would only fail again.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Selection {
-    /// Also runs whose last attempt failed.
+    /// Also runs whose last attempt failed by itself.
     pub failed: bool,
     /// Also finished runs whose inputs have changed since; their results are replaced.
     pub changed: bool,
@@ -126,6 +128,7 @@ impl Selection {
         match run.status {
             // A run that is running although its sweep is ours belongs to a supervisor that died; it is waited for, then taken up.
             PlanStatus::New | PlanStatus::Interrupted(_) | PlanStatus::Running => true,
+            PlanStatus::Failed(FailureKind::Crash | FailureKind::Io) => true,
             PlanStatus::Failed(_) => self.failed,
             PlanStatus::Changed => self.changed,
             PlanStatus::Done => false,

@@ -2,8 +2,8 @@
 
 use crate::args::{InputArgs, ResultsArgs, SpecArgs, WorkerArgs};
 use crate::exit::Exit;
+use crate::output;
 use crate::resolver::RunnerResolver;
-use crate::{output, retry};
 use clap::Args;
 use peftbench_sweep::{Selection, Store};
 
@@ -28,8 +28,7 @@ pub fn run(verb: &Plan) -> anyhow::Result<Exit> {
     let sweep = verb.spec.read()?;
     let store = Store::open(&verb.results.results, &sweep.name)?;
     let resolver = RunnerResolver::new(verb.inputs.environment(verb.workers.threads()));
-    let mut plan = peftbench_sweep::plan(&sweep, &store, &resolver).map_err(|error| resolver.explain(error))?;
-    retry::take_up_again(&mut plan, &store)?;
+    let plan = peftbench_sweep::plan(&sweep, &store, &resolver).map_err(|error| resolver.explain(error))?;
     if verb.json {
         output::print(&format!("{}\n", serde_json::to_string_pretty(&plan.rows()?)?))?;
     } else {

@@ -5,7 +5,7 @@ use crate::exit::{self, Exit, Problem};
 use crate::progress::Watcher;
 use crate::resolver::RunnerResolver;
 use crate::worker_command::WorkerCommand;
-use crate::{commands, interrupt, output, results_table, retry};
+use crate::{commands, interrupt, output, results_table};
 use anyhow::Context;
 use clap::{Args, ValueEnum};
 use peftbench_report::{ReportError, ReportOptions, write_report};
@@ -60,7 +60,6 @@ pub fn run(verb: &Sweep) -> anyhow::Result<Exit> {
     let environment = verb.inputs.environment(verb.workers.threads());
     let resolver = RunnerResolver::new(environment.clone());
     let mut claim = prepare(&sweep, &store, &resolver).map_err(|error| resolver.explain(error))?;
-    retry::take_up_again(&mut claim.plan, &store)?;
     let rows: Vec<_> = claim.plan.rows()?.iter().map(serde_json::to_value).collect::<Result<_, _>>()?;
     write_plan(&rows, &store.folder().join("plan.parquet"))?;
     let selection = Selection { failed: verb.retry.contains(&Retry::Failed), changed: verb.retry.contains(&Retry::Changed) };

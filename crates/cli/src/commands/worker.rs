@@ -12,7 +12,8 @@ use crate::{interrupt, provenance};
 use anyhow::Context;
 use clap::Args;
 use peftbench_runner::{Job, Outcome, RunError};
-use peftbench_spec::event::{FailureKind, SCHEMA_VERSION};
+use peftbench_spec::event::FailureKind;
+use peftbench_spec::manifest::Inputs;
 use peftbench_spec::{Event, Manifest, SpecError};
 use peftbench_sweep::{State, StoreError, atomic};
 use std::io::{self, BufRead, Write};
@@ -61,18 +62,12 @@ fn attempt(verb: &Worker, stop: &AtomicBool, voice: &mut Voice) -> anyhow::Resul
     let attempt = attempt_number(&verb.run_dir)?;
     let environment = verb.inputs.environment(verb.threads);
     let manifest = Manifest::read(&manifest_path)?;
-    let inputs = match peftbench_runner::inputs(&manifest.spec, &environment) {
-        Ok(inputs) => inputs,
-        Err(error) => {
-            // The attempt ends before the runner could say that it began.
-            let at = peftbench_sweep::state::now();
-            voice.say(&Event::Started { schema_version: SCHEMA_VERSION, attempt, at, resumed_from_step: 0 })?;
-            return Err(error.into());
-        }
+    let manifest = Manifest { provenance: provenance::provenance(verb.threads), ..manifest };
+    let record_inputs = |inputs: &Inputs| {
+        let toml = Manifest { inputs: inputs.clone(), ..manifest.clone() }.to_toml().map_err(io::Error::other)?;
+        atomic::write(&manifest_path, toml.as_bytes()).map_err(io::Error::other)
     };
-    let manifest = Manifest { inputs, provenance: provenance::provenance(verb.threads), ..manifest };
-    atomic::write(&manifest_path, manifest.to_toml()?.as_bytes())?;
-    let job = Job { spec: &manifest.spec, run_dir: &verb.run_dir, environment: &environment, stop, attempt };
+    let job = Job { spec: &manifest.spec, run_dir: &verb.run_dir, environment: &environment, stop, attempt, record_inputs: &record_inputs };
     Ok(peftbench_runner::run(job, &mut |event| voice.say(event))?)
 }
 
