@@ -4,23 +4,36 @@ use crate::builder::{Builder, LinearSpec};
 use crate::cache::{Cache, LayerCache};
 use crate::causal_lm::Step;
 use crate::error::Result;
-use crate::rotary::RotaryTables;
 use crate::slots::{LinearSlot, PrefixSlot, SlotMut, Visitor, visit_linear};
 use peftbench_ops::attention::Heads;
+use peftbench_ops::rotary::RotaryTables;
 use peftbench_ops::{DType, Tensor, Var};
 use peftbench_spec::Role;
 
 /// Attention over cached and virtual keys: the part without weights.
 pub(crate) struct Attend {
     /// Index of the layer in the cache.
-    pub layer: usize,
+    layer: usize,
     /// Its heads.
     pub heads: Heads,
     /// Virtual keys and values.
-    pub prefix: PrefixSlot,
+    prefix: PrefixSlot,
+    /// ALiBi's slope of each query head.
+    alibi: Option<Vec<f32>>,
 }
 
 impl Attend {
+    /// Attention of layer `layer`, with a prefix below the builder's.
+    pub fn new(builder: &Builder<'_>, layer: usize, heads: Heads) -> Self {
+        let prefix = PrefixSlot::new(builder.info("prefix", Role::KProj), heads.key_value * heads.dim);
+        Self { layer, heads, prefix, alibi: None }
+    }
+
+    /// With slope · position of the key added to the scores, a slope a query head.
+    pub fn with_alibi(self, slopes: Vec<f32>) -> Self {
+        Self { alibi: Some(slopes), ..self }
+    }
+
     /// q [batch, length, query heads · dim]; k and v [batch, length, key-value heads · dim], rotated where the model rotates.
     pub fn forward(&self, step: &Step<'_>, q: &Var, k: Var, v: Var, cache: Option<&mut Cache>) -> Result<Var> {
         let (k, v) = match cache.as_ref().and_then(|cache| cache.get(self.layer)) {
@@ -33,18 +46,33 @@ impl Attend {
         if let Some(cache) = cache {
             cache.put(self.layer, LayerCache::Attention { keys: k.value().clone(), values: v.value().clone() });
         }
-        let mask = step.mask.as_ref().map(|mask| key_mask(mask, k.dims()[1])).transpose()?;
-        Ok(step.pass.tape.attention(q, &k, &v, self.heads, mask.as_ref())?)
+        let mask = step.mask.as_ref().map(|mask| key_mask(mask, step.padding, k.dims()[1])).transpose()?;
+        Ok(step.pass.tape.attention(q, &k, &v, self.heads, mask.as_ref(), self.alibi.as_deref())?)
+    }
+
+    /// Shows the prefix.
+    pub fn visit_slots(&mut self, visitor: &mut Visitor<'_>) {
+        visitor(SlotMut::Prefix(&mut self.prefix));
     }
 }
 
-/// The mask [batch, positions] with ones in front for the keys of a prefix.
-fn key_mask(mask: &Tensor, keys: usize) -> Result<Tensor> {
+/// The mask [batch, positions] with ones for the keys of a prefix: in front, but behind a sequence's padding in the cache.
+fn key_mask(mask: &Tensor, padding: &[usize], keys: usize) -> Result<Tensor> {
     let (batch, positions) = mask.dims2()?;
-    match keys - positions {
-        0 => Ok(mask.clone()),
-        prefix => Ok(Tensor::cat(&[&Tensor::ones((batch, prefix), DType::U8, mask.device())?, mask], 1)?),
+    let prefix = keys - positions;
+    if prefix == 0 {
+        return Ok(mask.clone());
     }
+    if padding.is_empty() {
+        return Ok(Tensor::cat(&[&Tensor::ones((batch, prefix), DType::U8, mask.device())?, mask], 1)?);
+    }
+    let with_prefix = |(mask, &padding): (Vec<u8>, &usize)| {
+        let mut mask = mask;
+        mask.splice(padding..padding, std::iter::repeat_n(1, prefix));
+        mask
+    };
+    let rows: Vec<u8> = mask.to_vec2::<u8>()?.into_iter().zip(padding).flat_map(with_prefix).collect();
+    Ok(Tensor::from_vec(rows, (batch, keys), mask.device())?)
 }
 
 /// Attention with a projection each for queries, keys, values and output.
@@ -80,7 +108,7 @@ impl SelfAttention {
             k_proj: input("k_proj", Role::KProj, kv)?,
             v_proj: input("v_proj", Role::VProj, kv)?,
             o_proj: builder.linear(projections.output, Role::OProj, output)?,
-            attend: Attend { layer, heads, prefix: PrefixSlot::new(builder.info("prefix", Role::KProj), kv) },
+            attend: Attend::new(builder, layer, heads),
         })
     }
 
@@ -88,7 +116,7 @@ impl SelfAttention {
     pub fn forward(&self, step: &Step<'_>, x: &Var, rotary: Option<&RotaryTables>, cache: Option<&mut Cache>) -> Result<Var> {
         let pass = step.pass;
         let rotate = |x: Var| match rotary {
-            Some(tables) => pass.tape.rotary(&x, &tables.cos, &tables.sin, self.attend.heads.dim),
+            Some(tables) => pass.tape.rotary(&x, tables, self.attend.heads.dim),
             None => Ok(x),
         };
         let q = rotate(self.q_proj.forward(pass, x)?)?;
@@ -103,7 +131,7 @@ impl SelfAttention {
         for linear in [&mut self.q_proj, &mut self.k_proj, &mut self.v_proj, &mut self.o_proj] {
             visit_linear(linear, visitor);
         }
-        visitor(SlotMut::Prefix(&mut self.attend.prefix));
+        self.attend.visit_slots(visitor);
     }
 
     /// Multiply-adds a token of the projections.

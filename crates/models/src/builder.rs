@@ -23,12 +23,13 @@ pub(crate) struct LinearSpec {
     init: Init,
     bias: Option<Init>,
     parts: Vec<RowPart>,
+    transposed: bool,
 }
 
 impl LinearSpec {
     /// [out, input] without bias.
     pub fn new(out: usize, input: usize) -> Self {
-        Self { out, input, init: Init::Normal(INITIALIZER_RANGE), bias: None, parts: Vec::new() }
+        Self { out, input, init: Init::Normal(INITIALIZER_RANGE), bias: None, parts: Vec::new(), transposed: false }
     }
 
     /// A projection back into a residual stream that adds up `terms` outputs: GPT-2's scaling of fresh weights.
@@ -53,13 +54,24 @@ impl LinearSpec {
 
     /// Names consecutive ranges of the output rows.
     pub fn parts(self, parts: &[(&'static str, usize)]) -> Self {
+        self.interleaved_parts(1, parts)
+    }
+
+    /// Names ranges of the output rows that repeat `times` one behind another.
+    pub fn interleaved_parts(self, times: usize, parts: &[(&'static str, usize)]) -> Self {
+        let period: usize = parts.iter().map(|(_, rows)| rows).sum();
         let mut start = 0;
         let part = |&(name, rows): &(&'static str, usize)| {
-            let part = RowPart { name, rows: start..start + rows };
+            let first = start;
             start += rows;
-            part
+            RowPart { name, rows: (0..times).map(|i| i * period + first..i * period + first + rows).collect() }
         };
         Self { parts: parts.iter().map(part).collect(), ..self }
+    }
+
+    /// With a weight that the checkpoint stores as [input, out], if `wanted`.
+    pub fn transposed(self, wanted: bool) -> Self {
+        Self { transposed: wanted, ..self }
     }
 }
 
@@ -94,9 +106,11 @@ impl<'a> Builder<'a> {
     /// A linear layer `name.weight`, `name.bias`.
     pub fn linear(&self, name: &str, role: Role, spec: LinearSpec) -> Result<LinearSlot> {
         let info = self.info(name, role);
-        let weight = param(self.weights, &format!("{}.weight", info.path), &[spec.out, spec.input], spec.init)?;
+        let dims = if spec.transposed { [spec.input, spec.out] } else { [spec.out, spec.input] };
+        let weight = param(self.weights, &format!("{}.weight", info.path), &dims, spec.init)?;
         let bias = spec.bias.map(|init| param(self.weights, &format!("{}.bias", info.path), &[spec.out], init)).transpose()?;
-        Ok(LinearSlot::new(info, weight, bias, spec.parts))
+        let slot = LinearSlot::new(info, weight, bias, spec.parts);
+        Ok(if spec.transposed { slot.stored_transposed() } else { slot })
     }
 
     /// An embedding table `name.weight` [rows, width].
@@ -107,6 +121,12 @@ impl<'a> Builder<'a> {
     /// An RMSNorm `name.weight`.
     pub fn rms_norm(&self, name: &str, width: usize, eps: f64) -> Result<Norm> {
         Ok(Norm::Rms { weight: self.tensor(&format!("{name}.weight"), Role::Norm, &[width], Init::Constant(1.0))?, eps })
+    }
+
+    /// A layer norm `name.weight`, `name.bias`.
+    pub fn layer_norm(&self, name: &str, width: usize, eps: f64) -> Result<Norm> {
+        let tensor = |suffix: &str, fresh| self.tensor(&format!("{name}.{suffix}"), Role::Norm, &[width], Init::Constant(fresh));
+        Ok(Norm::Layer { affine: Some([tensor("weight", 1.0)?, tensor("bias", 0.0)?]), eps })
     }
 
     /// The untied head `lm_head.weight` [vocabulary, hidden], or none where the embedding serves.

@@ -4,7 +4,7 @@
 
 use crate::cache::Cache;
 use crate::error::Result;
-use crate::model::{Head, Model};
+use crate::model::{Head, Model, Network};
 use crate::norm::Norm;
 use crate::pass::Pass;
 use crate::slots::{LinearSlot, ParamSlot, PromptSlot, SlotMut, Visitor, visit_linear};
@@ -28,7 +28,12 @@ pub(crate) trait Decoder: Send {
         Ok(x)
     }
 
-    /// Shows the slots that `embed` uses.
+    /// What the head reads, from the normed output of the last layer.
+    fn head_input(&self, _pass: &Pass<'_>, x: Var) -> Result<Var> {
+        Ok(x)
+    }
+
+    /// Shows the slots that `embed` and `head_input` use.
     fn visit_slots(&mut self, _visitor: &mut Visitor<'_>) {}
 }
 
@@ -57,11 +62,25 @@ pub(crate) struct Step<'a> {
     pub length: usize,
     /// Padding mask over all of them, [batch, start + length] of u8; absent where nothing is padding.
     pub mask: Option<Tensor>,
+    /// Positions that padding takes up in front of each sequence in the cache; empty where none does.
+    pub padding: &'a [usize],
+    /// Whether a cache goes with the pass.
+    pub cached: bool,
     /// Where tables for this pass belong.
     pub device: &'a Device,
 }
 
 impl Step<'_> {
+    /// The positions of the tokens as their sequences count them: `length` of them where all sequences count alike, otherwise
+    /// batch · length, sequence by sequence.
+    pub fn positions(&self) -> Vec<usize> {
+        let behind = |padding: usize| (self.start..self.start + self.length).map(move |position| position.saturating_sub(padding));
+        match self.padding {
+            [] => behind(0).collect(),
+            padding => padding.iter().flat_map(|&padding| behind(padding)).collect(),
+        }
+    }
+
     /// x [batch, length, width] with padding positions set to 0.
     pub fn masked(&self, x: &Var) -> Result<Var> {
         let Some(mask) = &self.mask else { return Ok(x.clone()) };
@@ -100,7 +119,7 @@ impl<D: Decoder> CausalLm<D> {
     }
 }
 
-impl<D: Decoder> Model for CausalLm<D> {
+impl<D: Decoder> Network for CausalLm<D> {
     fn arch(&self) -> &'static str {
         self.decoder.arch()
     }
@@ -109,48 +128,8 @@ impl<D: Decoder> Model for CausalLm<D> {
         self.layers.len()
     }
 
-    fn vocab_size(&self) -> usize {
-        self.embeddings.param.value().dims()[0]
-    }
-
     fn hidden_size(&self) -> usize {
         self.prompt.hidden
-    }
-
-    fn forward(&self, pass: &Pass<'_>, ids: &Tensor, mut cache: Option<&mut Cache>) -> Result<Var> {
-        let own = ids.dims()[1];
-        let start = cache.as_ref().map_or(0, |cache| cache.position);
-        let mut x = pass.tape.embedding(&self.embeddings.forward(pass)?, ids)?;
-        if start == 0 {
-            x = self.prompt.forward(pass, x)?;
-        }
-        let length = x.dims()[1];
-        let mask = self.mask(pass, cache.as_ref().and_then(|cache| cache.mask.as_ref()), start, ids, length)?;
-        let step = Step { pass, start, length, mask, device: ids.device() };
-        x = self.decoder.embed(&step, x)?;
-        pass.observe(&x);
-        let shared = self.decoder.shared(&step)?;
-        for (i, layer) in self.layers.iter().enumerate() {
-            pass.tape.enter_scope(format!("layers.{i}"));
-            x = layer.forward(&step, &shared, &x, cache.as_deref_mut())?;
-            pass.observe(&x);
-        }
-        pass.tape.enter_scope("head");
-        if let Some(cache) = cache {
-            cache.position += length;
-            cache.mask = step.mask;
-        }
-        let x = if length > own { pass.tape.narrow(&x, 1, length - own, own)? } else { x };
-        let x = self.norm.forward(pass, &x)?;
-        pass.observe(&x);
-        Ok(x)
-    }
-
-    fn head(&self) -> Head<'_> {
-        match &self.head {
-            Some(head) => Head::Linear(head),
-            None => Head::Tied(&self.embeddings),
-        }
     }
 
     fn visit_slots(&mut self, visitor: &mut Visitor<'_>) {
@@ -168,5 +147,49 @@ impl<D: Decoder> Model for CausalLm<D> {
 
     fn multiply_adds_per_token(&self) -> u64 {
         self.layers.iter().map(|layer| layer.multiply_adds_per_token() as u64).sum()
+    }
+}
+
+impl<D: Decoder> Model for CausalLm<D> {
+    fn vocab_size(&self) -> usize {
+        self.embeddings.param.value().dims()[0]
+    }
+
+    fn forward(&self, pass: &Pass<'_>, ids: &Tensor, mut cache: Option<&mut Cache>) -> Result<Var> {
+        let own = ids.dims()[1];
+        let start = cache.as_ref().map_or(0, |cache| cache.position);
+        let mut x = self.embeddings.lookup(pass, ids)?;
+        if start == 0 {
+            x = self.prompt.forward(pass, x)?;
+        }
+        let length = x.dims()[1];
+        let mask = self.mask(pass, cache.as_ref().and_then(|cache| cache.mask.as_ref()), start, ids, length)?;
+        let padding = cache.as_ref().map_or_else(Vec::new, |cache| cache.padding.clone());
+        let cached = cache.is_some();
+        let step = Step { pass, start, length, mask, padding: &padding, cached, device: ids.device() };
+        x = self.decoder.embed(&step, x)?;
+        pass.observe(&x);
+        let shared = self.decoder.shared(&step)?;
+        for (i, layer) in self.layers.iter().enumerate() {
+            pass.tape.enter_scope(format!("layers.{i}"));
+            x = layer.forward(&step, &shared, &x, cache.as_deref_mut())?;
+            pass.observe(&x);
+        }
+        pass.tape.enter_scope("head");
+        if let Some(cache) = cache {
+            cache.position += length;
+            cache.mask = step.mask;
+        }
+        let x = if length > own { pass.tape.narrow(&x, 1, length - own, own)? } else { x };
+        let x = self.decoder.head_input(pass, self.norm.forward(pass, &x)?)?;
+        pass.observe(&x);
+        Ok(x)
+    }
+
+    fn head(&self) -> Head<'_> {
+        match &self.head {
+            Some(head) => Head::Linear(head),
+            None => Head::Tied(&self.embeddings),
+        }
     }
 }

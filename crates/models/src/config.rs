@@ -1,6 +1,7 @@
 //! Reading Hugging Face's `config.json`.
 
 use crate::error::{ModelError, Result};
+use peftbench_ops::activation::Activation;
 use peftbench_ops::attention::Heads;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
@@ -40,6 +41,31 @@ impl ModelConfig {
     /// The typed config of an architecture. Keys it does not know are Hugging Face's and are left alone.
     pub fn parse<T: DeserializeOwned>(&self) -> Result<T> {
         serde_json::from_value(Value::Object(self.values.clone())).map_err(|error| self.unsupported(error.to_string()))
+    }
+
+    /// Like [`ModelConfig::parse`], where the config may call some keys by another name: pairs of the other name and the one in `T`. The
+    /// other name counts where both are there, as in Hugging Face's `attribute_map`.
+    pub(crate) fn parse_renamed<T: DeserializeOwned>(&self, names: &[(&str, &str)]) -> Result<T> {
+        let mut renamed = self.clone();
+        for (other, name) in names {
+            if let Some(value) = renamed.values.remove(*other) {
+                renamed.values.insert((*name).to_owned(), value);
+            }
+        }
+        renamed.parse()
+    }
+
+    /// An activation by Hugging Face's name.
+    pub(crate) fn activation(&self, name: &str) -> Result<Activation> {
+        match name {
+            "gelu" => Ok(Activation::Gelu),
+            "gelu_new" | "gelu_fast" | "gelu_pytorch_tanh" => Ok(Activation::GeluTanh),
+            "relu" => Ok(Activation::Relu),
+            "silu" | "swish" => Ok(Activation::Silu),
+            _ => Err(self.unsupported(format!(
+                "activation `{name}` is not supported; supported: `gelu`, `gelu_new`, `gelu_fast`, `gelu_pytorch_tanh`, `relu`, `silu`, `swish`"
+            ))),
+        }
     }
 
     /// The heads of an attention layer.

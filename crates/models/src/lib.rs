@@ -5,12 +5,14 @@
 //!
 //! * [`model`]: the [`Model`] trait and the table of architectures. Each is a `Decoder` in a file of its own, in the frame of `causal_lm`.
 //! * [`weights`]: where tensors come from: a Hugging Face folder ([`checkpoint`]), a GGUF file ([`gguf`]), or fresh initialisation.
-//! * [`cache`] and [`decoding`]: the state between decoded tokens, and greedy decoding.
+//! * [`merge`]: base weights with what is attached worked into them.
+//! * [`cache`] and [`decoding`]: the state between decoded tokens; greedy decoding, sampling and beam search.
 
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 mod attention;
+mod bloom;
 mod builder;
 pub mod cache;
 mod causal_lm;
@@ -18,19 +20,27 @@ pub mod checkpoint;
 pub mod config;
 pub mod decoding;
 pub mod error;
+mod fused_attention;
 pub mod gguf;
+mod gpt2;
+mod gptj;
 mod llama;
 mod mamba;
+pub mod merge;
 mod mixer;
 mod mlp;
 pub mod model;
 mod norm;
+mod opt;
 pub mod pass;
+mod positions;
 mod rotary;
+pub mod s4d;
 pub mod slots;
 pub mod weights;
 
 pub use cache::Cache;
 pub use error::{ModelError, Result};
-pub use model::{Model, load};
+pub use merge::Merged;
+pub use model::{Model, Network, load};
 pub use pass::Pass;

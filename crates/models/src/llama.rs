@@ -10,11 +10,12 @@ use crate::error::Result;
 use crate::mlp::GatedMlp;
 use crate::model::Model;
 use crate::norm::Norm;
-use crate::rotary::{Rotary, RotaryTables};
+use crate::rotary::Rotary;
 use crate::slots::{PromptSlot, SlotMut, SublayerSlot, Visitor};
 use crate::weights::Weights;
 use peftbench_ops::Var;
 use peftbench_ops::attention::Heads;
+use peftbench_ops::rotary::RotaryTables;
 use peftbench_spec::Role;
 use serde::Deserialize;
 use serde_json::Value;
@@ -156,6 +157,6 @@ impl Decoder for Llama {
     }
 
     fn shared(&self, step: &Step<'_>) -> Result<RotaryTables> {
-        Ok(self.rotary.tables(step.start, step.length, step.device)?)
+        Ok(self.rotary.tables(&step.positions(), step.device)?)
     }
 }

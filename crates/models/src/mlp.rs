@@ -5,6 +5,7 @@ use crate::error::Result;
 use crate::pass::Pass;
 use crate::slots::{LinearSlot, Visitor, visit_linear};
 use peftbench_ops::Var;
+use peftbench_ops::activation::Activation;
 use peftbench_spec::Role;
 
 /// down(silu(gate x) ⊙ up x) (Shazeer, 2020).
@@ -42,5 +43,63 @@ impl GatedMlp {
     /// Multiply-adds a token.
     pub fn multiply_adds_per_token(&self) -> usize {
         [&self.gate_proj, &self.up_proj, &self.down_proj].into_iter().map(LinearSlot::multiply_adds).sum()
+    }
+}
+
+/// down(activation(up x)), with biases.
+pub(crate) struct Mlp {
+    up: LinearSlot,
+    down: LinearSlot,
+    activation: Activation,
+}
+
+/// Names and shape of an [`Mlp`].
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct MlpShape<'a> {
+    /// Name of the first layer.
+    pub up: &'a str,
+    /// Name of the second.
+    pub down: &'a str,
+    /// Width of the residual stream.
+    pub hidden: usize,
+    /// Width between the layers.
+    pub inner: usize,
+    /// Between the layers.
+    pub activation: Activation,
+    /// Whether the layers have a bias.
+    pub bias: bool,
+    /// Whether weights are stored as [in, out].
+    pub transposed: bool,
+    /// Terms of the residual stream, for fresh weights.
+    pub residual_terms: usize,
+}
+
+impl Mlp {
+    /// The two layers, below the builder's prefix.
+    pub fn new(builder: &Builder<'_>, shape: MlpShape<'_>) -> Result<Self> {
+        let MlpShape { hidden, inner, bias, transposed, .. } = shape;
+        let output = LinearSpec::new(hidden, inner).bias(bias).transposed(transposed).residual(shape.residual_terms);
+        Ok(Self {
+            up: builder.linear(shape.up, Role::UpProj, LinearSpec::new(inner, hidden).bias(bias).transposed(transposed))?,
+            down: builder.linear(shape.down, Role::DownProj, output)?,
+            activation: shape.activation,
+        })
+    }
+
+    /// x [batch, length, hidden] → the same shape.
+    pub fn forward(&self, pass: &Pass<'_>, x: &Var) -> Result<Var> {
+        let inner = pass.tape.activation(&self.up.forward(pass, x)?, self.activation)?;
+        Ok(self.down.forward(pass, &inner)?)
+    }
+
+    /// Shows every slot.
+    pub fn visit_slots(&mut self, visitor: &mut Visitor<'_>) {
+        visit_linear(&mut self.up, visitor);
+        visit_linear(&mut self.down, visitor);
+    }
+
+    /// Multiply-adds a token.
+    pub fn multiply_adds_per_token(&self) -> usize {
+        self.up.multiply_adds() + self.down.multiply_adds()
     }
 }

@@ -1,33 +1,64 @@
 //! The model trait, the table of architectures, and loading.
 
+use crate::bloom::bloom;
 use crate::cache::Cache;
 use crate::checkpoint::Checkpoint;
 use crate::config::ModelConfig;
-use crate::error::Result;
+use crate::error::{ModelError, Result};
 use crate::gguf::GgufFile;
+use crate::gpt2::gpt2;
+use crate::gptj::gptj;
 use crate::llama::{llama, qwen2};
-use crate::mamba::mamba;
+use crate::mamba::{falcon_mamba, mamba};
+use crate::opt::opt;
 use crate::pass::Pass;
-use crate::slots::{LinearSlot, SlotMut, Visitor};
+use crate::slots::{LinearSlot, Prepared, SlotMut, Visitor};
 use crate::weights::Weights;
 use peftbench_ops::cross_entropy::label_log_probs;
 use peftbench_ops::{Device, Param, Tape, Tensor, Var};
 use peftbench_spec::{Candidate, suggest};
 use std::path::Path;
 
-/// A causal language model.
-pub trait Model: Send {
-    /// Hugging Face's `model_type`.
+/// Anything of layers and slots, whatever it reads.
+pub trait Network: Send {
+    /// `model_type` of its config.
     fn arch(&self) -> &'static str;
 
     /// Number of layers.
     fn num_layers(&self) -> usize;
 
-    /// Tokens in the vocabulary.
-    fn vocab_size(&self) -> usize;
-
     /// Width of the residual stream.
     fn hidden_size(&self) -> usize;
+
+    /// Shows every slot to the visitor, in a fixed order.
+    fn visit_slots(&mut self, visitor: &mut Visitor<'_>);
+
+    /// Multiply-adds a token, or a step of the sequence, of one forward pass, without the head and what depends on the sequence's length.
+    fn multiply_adds_per_token(&self) -> u64;
+
+    /// Everything a target expression may match, in slot order.
+    fn candidates(&mut self) -> Vec<Candidate> {
+        let mut all = Vec::new();
+        self.visit_slots(&mut |slot| all.extend(slot.candidates()));
+        all
+    }
+
+    /// Every raw tensor, in slot order.
+    fn params(&mut self) -> Vec<Param> {
+        let mut all = Vec::new();
+        self.visit_slots(&mut |slot| {
+            if let SlotMut::Param(slot) = slot {
+                all.push(slot.param.clone());
+            }
+        });
+        all
+    }
+}
+
+/// A causal language model.
+pub trait Model: Network {
+    /// Tokens in the vocabulary.
+    fn vocab_size(&self) -> usize;
 
     /// Token ids [batch, length] to the hidden states behind the last norm, [batch, length, hidden]. Virtual tokens, where a method
     /// has put some in front, are not in the result. With a cache, `ids` continue what it has seen and it is brought forward; the
@@ -36,12 +67,6 @@ pub trait Model: Send {
 
     /// The matrix [vocabulary, hidden] that turns hidden states into logits; the embedding itself where they are tied.
     fn head(&self) -> Head<'_>;
-
-    /// Shows every slot to the visitor, in a fixed order.
-    fn visit_slots(&mut self, visitor: &mut Visitor<'_>);
-
-    /// Multiply-adds a token of one forward pass, without the head and what depends on the sequence's length.
-    fn multiply_adds_per_token(&self) -> u64;
 }
 
 /// How hidden states become logits.
@@ -64,40 +89,35 @@ impl dyn Model + '_ {
     /// Mean cross-entropy, in nats, of `labels` given the hidden states at `rows` (indices into [batch · length]).
     pub fn loss(&self, pass: &Pass<'_>, hidden: &Var, rows: &[u32], labels: &[u32]) -> Result<Var> {
         let selected = pass.tape.select_rows(hidden, rows)?;
-        let (weight, bias) = self.head_vars(pass)?;
-        Ok(pass.tape.cross_entropy(&selected, &weight, bias.as_ref(), labels)?)
+        let Prepared { x, weight, bias, updates, .. } = self.prepare_head(pass, &selected)?;
+        Ok(pass.tape.low_rank_cross_entropy(&x, &weight, bias.as_ref(), &updates, labels)?)
     }
 
     /// log p(label), in nats, at each of `rows`, in evaluation mode.
     pub fn log_probs(&self, pass: &Pass<'_>, hidden: &Var, rows: &[u32], labels: &[u32]) -> Result<Vec<f64>> {
         let selected = pass.tape.select_rows(hidden, rows)?;
-        let (weight, bias) = self.head_vars(pass)?;
-        Ok(label_log_probs(selected.value(), weight.value(), bias.as_ref().map(Var::value), labels)?)
+        let Prepared { x, weight, bias, updates, .. } = self.prepare_head(pass, &selected)?;
+        Ok(label_log_probs(x.value(), weight.value(), bias.as_ref().map(Var::value), &updates, labels)?)
     }
 
-    fn head_vars(&self, pass: &Pass<'_>) -> Result<(Var, Option<Var>)> {
-        Ok(match self.head() {
-            Head::Linear(slot) => (slot.weight.forward(pass)?, slot.bias.as_ref().map(|bias| bias.forward(pass)).transpose()?),
-            Head::Tied(slot) => (slot.forward(pass)?, None),
-        })
-    }
-
-    /// Everything a target expression may match, in slot order.
-    pub fn candidates(&mut self) -> Vec<Candidate> {
-        let mut all = Vec::new();
-        self.visit_slots(&mut |slot| all.extend(slot.candidates()));
-        all
-    }
-
-    /// Every raw tensor, in slot order.
-    pub fn params(&mut self) -> Vec<Param> {
-        let mut all = Vec::new();
-        self.visit_slots(&mut |slot| {
-            if let SlotMut::Param(slot) = slot {
-                all.push(slot.param.clone());
+    /// What the selected hidden states meet in the head, whose logits are taken a few rows at a time.
+    fn prepare_head(&self, pass: &Pass<'_>, selected: &Var) -> Result<Prepared> {
+        match self.head() {
+            Head::Linear(slot) => {
+                let prepared = slot.prepare(pass, selected)?;
+                match prepared.gain {
+                    None => Ok(prepared),
+                    Some(_) => Err(ModelError::Unsupported {
+                        origin: slot.info.path.clone(),
+                        problem: "a method that scales rows of logits is attached to the head; take it away with `!lm_head`".to_owned(),
+                    }),
+                }
             }
-        });
-        all
+            Head::Tied(slot) => {
+                let weight = slot.forward(pass)?;
+                Ok(Prepared { x: selected.clone(), weight, bias: None, updates: Vec::new(), gain: None })
+            }
+        }
     }
 
     /// Logits [batch, length, vocabulary] of whole sequences, in evaluation mode: for tests and inspection, not for training.
@@ -121,8 +141,13 @@ pub struct Architecture {
 
 /// All architectures.
 pub const ARCHITECTURES: &[Architecture] = &[
+    Architecture { model_type: "bloom", summary: "BLOOM: ALiBi, fused attention, layer norms", build: bloom },
+    Architecture { model_type: "falcon_mamba", summary: "Falcon-Mamba: Mamba-1 with RMS norms over dt, B and C", build: falcon_mamba },
+    Architecture { model_type: "gpt2", summary: "GPT-2: learned positions, fused attention, layer norms", build: gpt2 },
+    Architecture { model_type: "gptj", summary: "GPT-J: attention and MLP side by side, interleaved rotary positions", build: gptj },
     Architecture { model_type: "llama", summary: "LLaMA family: RMSNorm, grouped-query rotary attention, SwiGLU", build: llama },
     Architecture { model_type: "mamba", summary: "Mamba-1: gated selective state space", build: mamba },
+    Architecture { model_type: "opt", summary: "OPT: learned positions that padding does not count for, layer norms, ReLU", build: opt },
     Architecture { model_type: "qwen2", summary: "Qwen2: LLaMA with biases on queries, keys and values", build: qwen2 },
 ];
 

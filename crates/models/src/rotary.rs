@@ -1,5 +1,6 @@
 //! Rotary position embedding (Su et al., 2021) as a config describes it.
 
+use peftbench_ops::rotary::{RotaryLayout, RotaryTables};
 use peftbench_ops::{Device, Result, Tensor};
 use serde_json::Value;
 
@@ -7,28 +8,22 @@ use serde_json::Value;
 pub(crate) struct Rotary {
     /// Radians a position, one a pair of dimensions.
     frequencies: Vec<f32>,
-}
-
-/// Cosines and sines for the positions of one pass, [length, pairs] each.
-pub(crate) struct RotaryTables {
-    /// Cosines.
-    pub cos: Tensor,
-    /// Sines.
-    pub sin: Tensor,
+    layout: RotaryLayout,
 }
 
 impl Rotary {
     /// θ^(−2i/dim) for each pair of `dim` dimensions.
-    pub fn new(theta: f64, dim: usize) -> Self {
-        Self { frequencies: (0..dim / 2).map(|i| theta.powf(-((2 * i) as f64) / dim as f64) as f32).collect() }
+    pub fn new(theta: f64, dim: usize, layout: RotaryLayout) -> Self {
+        let frequencies = (0..dim / 2).map(|i| theta.powf(-((2 * i) as f64) / dim as f64) as f32).collect();
+        Self { frequencies, layout }
     }
 
-    /// The frequencies as `rope_scaling` or the newer `rope_parameters` of a config change them.
+    /// LLaMA's: the frequencies as `rope_scaling` or the newer `rope_parameters` of a config change them.
     ///
     /// # Errors
     /// Says which scaling is not known, or which of its numbers is missing.
     pub fn scaled(theta: f64, dim: usize, scaling: Option<&Value>) -> std::result::Result<Self, String> {
-        let plain = Self::new(theta, dim);
+        let plain = Self::new(theta, dim, RotaryLayout::Halves);
         let Some(scaling) = scaling else { return Ok(plain) };
         let kind = scaling.get("rope_type").or_else(|| scaling.get("type")).and_then(Value::as_str).unwrap_or("default");
         let number = |key: &str| {
@@ -48,16 +43,18 @@ impl Rotary {
             }
             other => return Err(format!("rope scaling `{other}` is not supported; supported: `default`, `linear`, `llama3`")),
         };
-        Ok(Self { frequencies: plain.frequencies.iter().map(|&frequency| change(f64::from(frequency)) as f32).collect() })
+        let frequencies = plain.frequencies.iter().map(|&frequency| change(f64::from(frequency)) as f32).collect();
+        Ok(Self { frequencies, ..plain })
     }
 
-    /// The tables for `length` positions from `start`.
-    pub fn tables(&self, start: usize, length: usize, device: &Device) -> Result<RotaryTables> {
-        let angles = (start..start + length).flat_map(|position| self.frequencies.iter().map(move |f| position as f32 * f));
+    /// The tables for these positions: one a token where all sequences of a batch share them, or one a token of each sequence.
+    pub fn tables(&self, positions: &[usize], device: &Device) -> Result<RotaryTables> {
+        let angles = positions.iter().flat_map(|&position| self.frequencies.iter().map(move |f| position as f32 * f));
         // Hugging Face computes the angles in f32.
         let (cos, sin): (Vec<f32>, Vec<f32>) = angles.map(f32::sin_cos).map(|(sin, cos)| (cos, sin)).unzip();
-        let dims = (length, self.frequencies.len());
-        Ok(RotaryTables { cos: Tensor::from_vec(cos, dims, device)?, sin: Tensor::from_vec(sin, dims, device)? })
+        let dims = (positions.len(), self.frequencies.len());
+        let (cos, sin) = (Tensor::from_vec(cos, dims, device)?, Tensor::from_vec(sin, dims, device)?);
+        Ok(RotaryTables { cos, sin, layout: self.layout })
     }
 }
 

@@ -4,10 +4,9 @@
 //! one or more of them and attaches boxes of itself; it never sees the model.
 
 use crate::pass::Pass;
-use peftbench_ops::linear::LowRank;
-use peftbench_ops::{Param, Result, Var};
+use peftbench_ops::linear::{LowRank, RowRanges};
+use peftbench_ops::{Param, Result, Tensor, Var};
 use peftbench_spec::{Candidate, Role, SlotKind};
-use std::ops::Range;
 
 /// Where a slot is and what it does.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,10 +34,18 @@ pub struct ParamSlot {
     adapters: Vec<Box<dyn ParamAdapter>>,
 }
 
-/// What may be attached to a raw tensor.
+/// What may be attached to a raw tensor. Every hook has the identity as its default.
 pub trait ParamAdapter: Send {
     /// The tensor to use in place of `value`, in its shape.
-    fn transform(&self, pass: &Pass<'_>, value: Var) -> Result<Var>;
+    fn transform(&self, _pass: &Pass<'_>, value: Var) -> Result<Var> {
+        Ok(value)
+    }
+
+    /// The rows [.., width] to use in place of those that `ids` [..] look up in a table. It leaves other uses of the table alone, such as
+    /// a head that is tied to it.
+    fn lookup(&self, _pass: &Pass<'_>, _ids: &Tensor, rows: Var) -> Result<Var> {
+        Ok(rows)
+    }
 }
 
 impl ParamSlot {
@@ -52,9 +59,20 @@ impl ParamSlot {
         self.adapters.iter().try_fold(pass.tape.param(&self.param), |value, adapter| adapter.transform(pass, value))
     }
 
+    /// The rows `ids` [..] of a table [rows, width], with what is attached → [.., width].
+    pub fn lookup(&self, pass: &Pass<'_>, ids: &Tensor) -> Result<Var> {
+        let rows = pass.tape.embedding(&self.forward(pass)?, ids)?;
+        self.adapters.iter().try_fold(rows, |rows, adapter| adapter.lookup(pass, ids, rows))
+    }
+
     /// Attaches `adapter` behind those already there.
     pub fn attach(&mut self, adapter: Box<dyn ParamAdapter>) {
         self.adapters.push(adapter);
+    }
+
+    /// Whether anything is attached.
+    pub fn has_adapters(&self) -> bool {
+        !self.adapters.is_empty()
     }
 }
 
@@ -62,22 +80,24 @@ impl ParamSlot {
 pub struct LinearSlot {
     /// Place and role; the path is the module's name, without `.weight`.
     pub info: SlotInfo,
-    /// Weight [out, in].
+    /// Weight as the checkpoint stores it: [out, in], or [in, out] if transposed.
     pub weight: ParamSlot,
     /// Bias [out].
     pub bias: Option<ParamSlot>,
-    /// Named ranges of output rows, in order: `x` and `z` of Mamba's `in_proj`.
+    /// Named parts of the output rows, in order: `x` and `z` of Mamba's `in_proj`.
     pub parts: Vec<RowPart>,
+    /// Whether the checkpoint stores the weight as [in, out], as GPT-2's `Conv1D` does. Adapters see [out, in] all the same.
+    pub transposed: bool,
     adapters: Vec<Box<dyn LinearAdapter>>,
 }
 
-/// A named range of a linear layer's output rows.
+/// A named part of a linear layer's output rows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RowPart {
     /// Name after the layer's: `x` in `in_proj.x`.
     pub name: &'static str,
     /// Output rows.
-    pub rows: Range<usize>,
+    pub rows: RowRanges,
 }
 
 /// What may be attached to a linear layer y = W x + b. Every hook has the identity as its default; they apply in this order.
@@ -97,23 +117,55 @@ pub trait LinearAdapter: Send {
         Ok(Vec::new())
     }
 
-    /// The output to use in place of y [batch, length, out]; x is the layer's input.
+    /// Factors [out] on W x and its updates, before the bias.
+    fn gain(&self, _pass: &Pass<'_>) -> Result<Option<Var>> {
+        Ok(None)
+    }
+
+    /// The output to use in place of y [batch, length, out]; x is the layer's input. The head has no such hook: its logits are never
+    /// whole in training.
     fn output(&self, _pass: &Pass<'_>, _x: &Var, y: Var) -> Result<Var> {
         Ok(y)
     }
+
+    /// Whether the layer stays affine in x with this adapter, so that it can be merged into weight and bias.
+    fn is_affine(&self) -> bool {
+        true
+    }
+}
+
+/// What a linear layer computes in one pass, before its output hooks: gain · (W x + updates) + bias.
+pub struct Prepared {
+    /// Input.
+    pub x: Var,
+    /// Weight [out, in].
+    pub weight: Var,
+    /// Bias [out].
+    pub bias: Option<Var>,
+    /// Low-rank updates.
+    pub updates: Vec<LowRank>,
+    /// Factors on the rows, [out].
+    pub gain: Option<Var>,
 }
 
 impl LinearSlot {
     /// A slot with nothing attached. `parts` cover the rows in order, or are empty.
     pub fn new(info: SlotInfo, weight: Param, bias: Option<Param>, parts: Vec<RowPart>) -> Self {
         let param = |suffix: &str, param| ParamSlot::new(SlotInfo { path: format!("{}.{suffix}", info.path), ..info.clone() }, param);
-        Self { weight: param("weight", weight), bias: bias.map(|bias| param("bias", bias)), info, parts, adapters: Vec::new() }
+        let (weight, bias) = (param("weight", weight), bias.map(|bias| param("bias", bias)));
+        Self { weight, bias, info, parts, transposed: false, adapters: Vec::new() }
+    }
+
+    /// The same slot with a weight that is stored as [in, out].
+    pub fn stored_transposed(self) -> Self {
+        Self { transposed: true, ..self }
     }
 
     /// [out, in].
     pub fn dims(&self) -> (usize, usize) {
         let value = self.weight.param.value();
-        (value.dims()[0], value.dims()[1])
+        let (first, second) = (value.dims()[0], value.dims()[1]);
+        if self.transposed { (second, first) } else { (first, second) }
     }
 
     /// Multiply-adds a row of input.
@@ -127,18 +179,46 @@ impl LinearSlot {
         self.adapters.push(adapter);
     }
 
-    /// x [batch, length, in] → [batch, length, out].
-    pub fn forward(&self, pass: &Pass<'_>, x: &Var) -> Result<Var> {
+    /// Whether anything is attached, to the layer or to its tensors.
+    pub fn has_adapters(&self) -> bool {
+        !self.adapters.is_empty() || self.weight.has_adapters() || self.bias.as_ref().is_some_and(ParamSlot::has_adapters)
+    }
+
+    /// Everything that x [.., in] meets in this layer, but for the output hooks.
+    pub fn prepare(&self, pass: &Pass<'_>, x: &Var) -> Result<Prepared> {
         let x = self.adapters.iter().try_fold(x.clone(), |x, adapter| adapter.input(pass, x))?;
-        let weight = self.adapters.iter().try_fold(self.weight.forward(pass)?, |w, adapter| adapter.weight(pass, w))?;
+        let weight = self.weight.forward(pass)?;
+        let weight = if self.transposed { pass.tape.transpose(&weight, 0, 1)? } else { weight };
+        let weight = self.adapters.iter().try_fold(weight, |w, adapter| adapter.weight(pass, w))?;
         let bias = self.bias.as_ref().map(|bias| bias.forward(pass)).transpose()?;
         let scale = pass.scale_of(self.info.layer);
-        let mut updates = Vec::new();
+        let (mut updates, mut gain) = (Vec::new(), None);
         for adapter in &self.adapters {
             updates.extend(adapter.updates(pass, &x)?.into_iter().map(|update| LowRank { scale: update.scale * scale, ..update }));
+            gain = match (gain, adapter.gain(pass)?) {
+                (Some(first), Some(second)) => Some(pass.tape.mul(&first, &second)?),
+                (first, second) => first.or(second),
+            };
         }
-        let y = pass.tape.low_rank_linear(&x, &weight, bias.as_ref(), &updates)?;
+        Ok(Prepared { x, weight, bias, updates, gain })
+    }
+
+    /// x [batch, length, in] → [batch, length, out].
+    pub fn forward(&self, pass: &Pass<'_>, x: &Var) -> Result<Var> {
+        let Prepared { x, weight, bias, updates, gain } = self.prepare(pass, x)?;
+        let y = match gain {
+            None => pass.tape.low_rank_linear(&x, &weight, bias.as_ref(), &updates)?,
+            Some(gain) => {
+                let y = pass.tape.mul(&pass.tape.low_rank_linear(&x, &weight, None, &updates)?, &gain)?;
+                bias.map_or(Ok(y.clone()), |bias| pass.tape.add(&y, &bias))?
+            }
+        };
         self.adapters.iter().try_fold(y, |y, adapter| adapter.output(pass, &x, y))
+    }
+
+    /// Whether all that is attached can be merged into weight and bias.
+    pub fn is_affine(&self) -> bool {
+        self.adapters.iter().all(|adapter| adapter.is_affine())
     }
 }
 
@@ -325,6 +405,18 @@ impl SlotMut<'_> {
             Self::Prompt(slot) => &slot.info,
             Self::Prefix(slot) => &slot.info,
             Self::State(slot) => &slot.info,
+        }
+    }
+
+    /// Whether anything is attached.
+    pub fn has_adapters(&self) -> bool {
+        match self {
+            Self::Linear(slot) => slot.has_adapters(),
+            Self::Param(slot) => slot.has_adapters(),
+            Self::Sublayer(slot) => !slot.adapters.is_empty(),
+            Self::Prompt(slot) => slot.adapter.is_some(),
+            Self::Prefix(slot) => slot.adapter.is_some(),
+            Self::State(slot) => slot.adapter.is_some(),
         }
     }
 
