@@ -1,11 +1,12 @@
-//! Mamba-1 (Gu and Dao, 2023), as Hugging Face's `MambaForCausalLM` computes it.
+//! Mamba-1 (Gu and Dao, 2023) and Falcon-Mamba (Zuo et al., 2024), which normalises dt, B and C, as Hugging Face's `MambaForCausalLM`
+//! and `FalconMambaForCausalLM` compute them.
 
 use crate::builder::Builder;
 use crate::cache::Cache;
 use crate::causal_lm::{CausalLm, Decoder, Layer, Step};
 use crate::config::ModelConfig;
 use crate::error::Result;
-use crate::mixer::{Mixer, MixerShape};
+use crate::mixer::{Mixer, MixerShape, SelectiveNorms};
 use crate::model::Model;
 use crate::norm::Norm;
 use crate::slots::{PromptSlot, SlotMut, SublayerSlot, Visitor};
@@ -35,6 +36,9 @@ struct MambaConfig {
     use_conv_bias: bool,
     #[serde(default = "defaults::epsilon")]
     layer_norm_epsilon: f64,
+    /// Of Falcon-Mamba only.
+    #[serde(default = "defaults::mixer_epsilon")]
+    mixer_rms_eps: f64,
     #[serde(default = "defaults::yes")]
     tie_word_embeddings: bool,
 }
@@ -52,13 +56,18 @@ mod defaults {
     pub fn epsilon() -> f64 {
         1e-5
     }
+    pub fn mixer_epsilon() -> f64 {
+        1e-6
+    }
     pub fn yes() -> bool {
         true
     }
 }
 
 /// What the frame lacks: nothing.
-struct Mamba;
+struct Mamba {
+    arch: &'static str,
+}
 
 struct Block {
     norm: Norm,
@@ -68,7 +77,15 @@ struct Block {
 
 /// Builds a Mamba-1.
 pub(crate) fn mamba(config: &ModelConfig, weights: &dyn Weights) -> Result<Box<dyn Model>> {
-    let parsed: MambaConfig = config.parse()?;
+    build("mamba", config, &config.parse()?, weights)
+}
+
+/// Builds a Falcon-Mamba.
+pub(crate) fn falcon_mamba(config: &ModelConfig, weights: &dyn Weights) -> Result<Box<dyn Model>> {
+    build("falcon_mamba", config, &config.parse()?, weights)
+}
+
+fn build(arch: &'static str, config: &ModelConfig, parsed: &MambaConfig, weights: &dyn Weights) -> Result<Box<dyn Model>> {
     let (vocab, hidden, layers) = (parsed.vocab_size, parsed.hidden_size, parsed.num_hidden_layers);
     let shape = MixerShape {
         hidden,
@@ -80,17 +97,21 @@ pub(crate) fn mamba(config: &ModelConfig, weights: &dyn Weights) -> Result<Box<d
         conv_bias: parsed.use_conv_bias,
         residual_terms: layers,
     };
+    let norms = || {
+        let norm = || Norm::UnweightedRms { eps: parsed.mixer_rms_eps };
+        (arch == "falcon_mamba").then(|| SelectiveNorms { dt: norm(), b: norm(), c: norm() })
+    };
     let builder = Builder::new(weights);
     let block = |layer| {
         let builder = builder.layer(&format!("backbone.layers.{layer}"), layer);
         Ok(Block {
             norm: builder.rms_norm("norm", hidden, parsed.layer_norm_epsilon)?,
-            mixer: Mixer::new(&builder.within("mixer"), layer, shape)?,
+            mixer: Mixer::new(&builder.within("mixer"), layer, shape, norms())?,
             sublayer: SublayerSlot::new(builder.info("mixer", Role::OutProj)),
         })
     };
     Ok(Box::new(CausalLm {
-        decoder: Mamba,
+        decoder: Mamba { arch },
         embeddings: builder.embedding("backbone.embeddings", vocab, hidden)?,
         prompt: PromptSlot::new(builder.info("prompt", Role::Prompt), hidden),
         layers: (0..layers).map(block).collect::<Result<_>>()?,
@@ -125,7 +146,7 @@ impl Decoder for Mamba {
     type Shared = ();
 
     fn arch(&self) -> &'static str {
-        "mamba"
+        self.arch
     }
 
     fn shared(&self, _step: &Step<'_>) -> Result<()> {

@@ -4,6 +4,7 @@ use crate::builder::{Builder, LinearSpec};
 use crate::cache::{Cache, LayerCache};
 use crate::causal_lm::Step;
 use crate::error::Result;
+use crate::norm::Norm;
 use crate::slots::{LinearSlot, ParamSlot, SlotMut, StateSlot, Visitor, visit_linear};
 use crate::weights::Init;
 use peftbench_ops::scan::ScanInputs;
@@ -31,6 +32,16 @@ pub(crate) struct MixerShape {
     pub residual_terms: usize,
 }
 
+/// Norms between `x_proj` and the scan, of Mamba's descendants.
+pub(crate) struct SelectiveNorms {
+    /// Over the input of `dt_proj`.
+    pub dt: Norm,
+    /// Over B.
+    pub b: Norm,
+    /// Over C.
+    pub c: Norm,
+}
+
 /// One mixer.
 pub(crate) struct Mixer {
     layer: usize,
@@ -39,6 +50,7 @@ pub(crate) struct Mixer {
     conv_weight: ParamSlot,
     conv_bias: Option<ParamSlot>,
     x_proj: LinearSlot,
+    norms: Option<SelectiveNorms>,
     dt_proj: LinearSlot,
     a_log: ParamSlot,
     d: ParamSlot,
@@ -47,8 +59,8 @@ pub(crate) struct Mixer {
 }
 
 impl Mixer {
-    /// The mixer of layer `layer`, below the builder's prefix.
-    pub fn new(builder: &Builder<'_>, layer: usize, shape: MixerShape) -> Result<Self> {
+    /// The mixer of layer `layer`, below the builder's prefix; Mamba-1's own has no `norms`.
+    pub fn new(builder: &Builder<'_>, layer: usize, shape: MixerShape, norms: Option<SelectiveNorms>) -> Result<Self> {
         let MixerShape { hidden, inner, state, taps, rank, bias, .. } = shape;
         let conv = |name, dims: &[usize], init| builder.tensor(name, Role::Conv1d, dims, init);
         let dt_spec = LinearSpec::new(inner, rank).init(Init::Uniform((rank as f64).powf(-0.5))).bias_init(Init::TimeStep(1e-3, 0.1));
@@ -65,6 +77,7 @@ impl Mixer {
                 let spec = LinearSpec::new(rank + 2 * state, inner).parts(&[("dt", rank), ("B", state), ("C", state)]);
                 builder.linear("x_proj", Role::XProj, spec)?
             },
+            norms,
             dt_proj: builder.linear("dt_proj", Role::DtProj, dt_spec)?,
             a_log: builder.tensor("A_log", Role::ALog, &[inner, state], Init::ALog)?,
             d: builder.tensor("D", Role::D, &[inner], Init::Constant(1.0))?,
@@ -87,9 +100,13 @@ impl Mixer {
         let convolved = step.masked(&convolved)?;
         let selective = self.x_proj.forward(pass, &convolved)?;
         let part = |start, width| tape.narrow(&selective, 2, start, width);
-        let dt = self.dt_proj.forward(pass, &part(0, rank)?)?;
+        let (mut dt, mut b, mut c) = (part(0, rank)?, part(rank, states)?, part(rank + states, states)?);
+        if let Some(norms) = &self.norms {
+            (dt, b, c) = (norms.dt.forward(pass, &dt)?, norms.b.forward(pass, &b)?, norms.c.forward(pass, &c)?);
+        }
+        let dt = self.dt_proj.forward(pass, &dt)?;
         let a = tape.scale(&tape.exp(&self.a_log.forward(pass)?)?, -1.0)?;
-        let (b, c, d) = (part(rank, states)?, part(rank + states, states)?, self.d.forward(pass)?);
+        let d = self.d.forward(pass)?;
         let inputs = ScanInputs { u: &convolved, dt: &dt, a: &a, b: &b, c: &c, d: &d, z: &z, initial_state: initial.as_ref() };
         let (y, state) = tape.selective_scan(inputs)?;
         if let Some(cache) = cache {
@@ -125,6 +142,9 @@ impl Mixer {
             visitor(SlotMut::Param(bias));
         }
         visit_linear(&mut self.x_proj, visitor);
+        if let Some(norms) = &mut self.norms {
+            [&mut norms.dt, &mut norms.b, &mut norms.c].into_iter().for_each(|norm| norm.visit_slots(visitor));
+        }
         visit_linear(&mut self.dt_proj, visitor);
         visitor(SlotMut::Param(&mut self.a_log));
         visitor(SlotMut::Param(&mut self.d));
