@@ -23,12 +23,20 @@ pub enum Init {
     Normal(f64),
     /// Uniform between ± this.
     Uniform(f64),
+    /// Uniform between the first and the second.
+    Between(f64, f64),
+    /// The natural logarithm of a number uniform between 0 and 1.
+    LogOfUniform,
     /// All equal.
     Constant(f64),
     /// ln 1, ln 2, … ln state in every row: A = −(1, 2, …), Mamba's S4D-real.
     ALog,
     /// The inverse softplus of a step log-uniform between these: Mamba's `dt_proj.bias`.
     TimeStep(f64, f64),
+    /// 0, step, 2 step, … in every row: S4D-Lin's frequencies, with a step of π.
+    Ramp(f64),
+    /// The step times a whole number drawn from 0 to below the count.
+    Multiple(f64, usize),
 }
 
 /// Reads a tensor as a frozen parameter.
@@ -60,12 +68,16 @@ impl Weights for Fresh {
                     deviation * z
                 }
                 Init::Uniform(bound) => bound * (2.0 * rng.random::<f64>() - 1.0),
+                Init::Between(low, high) => low + rng.random::<f64>() * (high - low),
+                Init::LogOfUniform => (1.0 - rng.random::<f64>()).ln(),
                 Init::Constant(value) => value,
                 Init::ALog => ((i % columns + 1) as f64).ln(),
                 Init::TimeStep(low, high) => {
                     let step = (low.ln() + rng.random::<f64>() * (high.ln() - low.ln())).exp();
                     step.exp_m1().ln()
                 }
+                Init::Ramp(step) => step * (i % columns) as f64,
+                Init::Multiple(step, count) => step * rng.random_range(0..count) as f64,
             }
         };
         let values: Vec<f32> = (0..count).map(|i| draw(i) as f32).collect();

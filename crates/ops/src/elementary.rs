@@ -79,6 +79,22 @@ impl Tape {
         ))
     }
 
+    /// 1 / (1 + e^−a).
+    pub fn sigmoid(&self, a: &Var) -> Result<Var> {
+        let output = (a.value().neg()?.exp()? + 1.0)?.recip()?;
+        let kept = output.clone();
+        Ok(self.record(
+            "sigmoid",
+            &[a],
+            output,
+            || vec![kept],
+            |back| {
+                let slope = (&back.saved[0] * (1.0 - &back.saved[0])?)?;
+                Ok(vec![Some((back.grad * slope)?)])
+            },
+        ))
+    }
+
     /// a · b as matrices: [.., m, k] · [.., k, n] with equal leading dimensions, or with a plain matrix on the right.
     pub fn matmul(&self, a: &Var, b: &Var) -> Result<Var> {
         let output = a.value().broadcast_matmul(b.value())?;
@@ -142,6 +158,15 @@ impl Tape {
         }))
     }
 
+    /// Mean over dimension `dim`, which goes away.
+    pub fn mean(&self, a: &Var, dim: usize) -> Result<Var> {
+        let (output, dims) = (a.value().mean(dim)?, a.dims().to_vec());
+        let scale = 1.0 / dims[dim] as f64;
+        Ok(self.record("mean", &[a], output, Vec::new, move |back| {
+            Ok(vec![Some((back.grad.unsqueeze(dim)? * scale)?.broadcast_as(dims)?.contiguous()?)])
+        }))
+    }
+
     /// Sum of all elements, as a scalar.
     pub fn sum_all(&self, a: &Var) -> Result<Var> {
         let output = a.value().sum_all()?;
@@ -162,6 +187,8 @@ mod tests {
         check_gradients(&[&[2, 3], &[1, 3]], |t, v| t.mul(&v[0], &v[1]))?;
         check_gradients(&[&[2, 3]], |t, v| t.exp(&v[0]))?;
         check_gradients(&[&[2, 3]], |t, v| t.tanh(&v[0]))?;
+        check_gradients(&[&[2, 3]], |t, v| t.sigmoid(&v[0]))?;
+        check_gradients(&[&[2, 3, 4]], |t, v| t.mean(&v[0], 1))?;
         check_gradients(&[&[2, 3, 4], &[4, 5]], |t, v| t.matmul(&v[0], &v[1]))?;
         check_gradients(&[&[2, 3, 4], &[2, 4, 2]], |t, v| t.matmul(&v[0], &v[1]))?;
         check_gradients(&[&[2, 6]], |t, v| t.transpose(&t.reshape(&v[0], &[3, 4])?, 0, 1))?;

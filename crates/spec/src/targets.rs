@@ -25,8 +25,12 @@ pub enum Role {
     OutProj,
     Conv1d,
     ALog,
+    AImag,
+    B,
+    C,
     D,
     DtBias,
+    LogDt,
     QProj,
     KProj,
     VProj,
@@ -44,11 +48,11 @@ pub enum Role {
 
 impl Role {
     /// Every role, in the order of the enum.
-    pub const ALL: [Self; 21] = {
+    pub const ALL: [Self; 25] = {
         use Role::*;
         [
-            InProj, XProj, DtProj, OutProj, Conv1d, ALog, D, DtBias, QProj, KProj, VProj, QkvProj, OProj, GateProj, UpProj, DownProj,
-            Router, Norm, Embedding, LmHead, Prompt,
+            InProj, XProj, DtProj, OutProj, Conv1d, ALog, AImag, B, C, D, DtBias, LogDt, QProj, KProj, VProj, QkvProj, OProj, GateProj,
+            UpProj, DownProj, Router, Norm, Embedding, LmHead, Prompt,
         ]
     };
 
@@ -62,8 +66,12 @@ impl Role {
             OutProj => "out_proj",
             Conv1d => "conv1d",
             ALog => "a_log",
+            AImag => "a_imag",
+            B => "b",
+            C => "c",
             D => "d",
             DtBias => "dt_bias",
+            LogDt => "log_dt",
             QProj => "q_proj",
             KProj => "k_proj",
             VProj => "v_proj",
@@ -85,7 +93,7 @@ impl Role {
         use Role::*;
         match self {
             InProj | OutProj => Some("projections"),
-            XProj | DtProj | Conv1d | ALog | D | DtBias => Some("ssm"),
+            XProj | DtProj | Conv1d | ALog | AImag | B | C | D | DtBias | LogDt => Some("ssm"),
             QProj | KProj | VProj | QkvProj | OProj => Some("attention"),
             GateProj | UpProj | DownProj | Router => Some("mlp"),
             Norm => Some("norm"),
