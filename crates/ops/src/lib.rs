@@ -7,7 +7,7 @@
 //! * [`tape`]: the tape, its variables and gradients; [`param`]: named tensors that may be trained.
 //! * [`elementary`]: small operators from which a new method is written in plain lines; [`candle_fn`]: closures of candle's operators;
 //!   [`columns`] and [`inverse`]: what rotations and scalings of activations need.
-//! * [`linear`], [`norm`], [`layer_norm`], [`activation`], [`swiglu`], [`rotary`], [`attention`], [`conv`], [`scan`], [`s4d`],
+//! * [`linear`], [`norm`], [`layer_norm`], [`activation`], [`swiglu`], [`rotary`], [`attention`], [`conv`], [`scan`], [`ssd`], [`s4d`],
 //!   [`cross_entropy`], [`embedding`], [`dropout`]: fused operators, where the time and the memory go. Each runs a vectorised kernel on
 //!   f32 CPU tensors and a composition of candle operators on any other type or device.
 //! * [`adamw`]: the optimizer's update.
@@ -48,6 +48,9 @@ pub mod s4d;
 pub mod scan;
 mod scan_kernel;
 mod simd;
+pub mod ssd;
+mod ssd_backward;
+mod ssd_kernel;
 pub mod swiglu;
 pub mod tape;
 #[cfg(test)]

@@ -114,15 +114,18 @@ fn check_shapes(vars: &[&Var; 8], Dims { batch, length, width, state }: Dims) ->
     Ok(())
 }
 
-fn at(x: &Tensor, t: usize) -> Result<Tensor> {
+/// Step t of [batch, length, …].
+pub(crate) fn at(x: &Tensor, t: usize) -> Result<Tensor> {
     x.narrow(1, t, 1)?.squeeze(1)?.contiguous()
 }
 
-fn softplus(x: &Tensor) -> Result<Tensor> {
+/// ln(1 + eˣ) without overflow.
+pub(crate) fn softplus(x: &Tensor) -> Result<Tensor> {
     x.relu()? + (x.abs()?.neg()?.exp()? + 1.0)?.log()?
 }
 
-fn sigmoid(x: &Tensor) -> Result<Tensor> {
+/// 1 / (1 + e⁻ˣ).
+pub(crate) fn sigmoid(x: &Tensor) -> Result<Tensor> {
     (x.neg()?.exp()? + 1.0)?.recip()
 }
 
