@@ -105,6 +105,7 @@ fn main() {
     criterion.final_summary();
     println!("\nshape        threads  GEMM GFLOP/s  step GFLOP/s   MFU  (target)  tokens/s  memory growth MiB");
     for line in lines {
+<<<<<<< /tmp/ours_file
         let (gemm, step) = line.rates;
         println!(
             "{:<12} {:>7}  {gemm:>12.1}  {step:>12.1}  {:.3}    ({:.2})  {:>8.0}  {:>17.0}",
@@ -114,6 +115,13 @@ fn main() {
             line.target,
             line.tokens_per_second,
             line.growth as f64 / (1 << 20) as f64
+=======
+        let rates = |(gemm, step): (f64, f64)| format!("{gemm:>6.1} {step:>6.1}  {:.3}", step / gemm);
+        let (wall, cpu, growth) = (rates(line.wall), rates(line.cpu), line.growth as f64 / (1 << 20) as f64);
+        println!(
+            "{:<12} {:>7} {wall} {cpu}    ({:.2})  {:>8.0}  {growth:>17.0}",
+            line.name, line.threads, line.target, line.tokens_per_second
+>>>>>>> /tmp/perf/crates/adapters/benches/step.rs
         );
     }
 }

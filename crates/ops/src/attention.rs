@@ -4,7 +4,7 @@
 //! keeps queries, keys and values and computes the weights again in the backward pass, block by block, so that no
 //! [length, length] matrix outlives its block.
 
-use crate::cpu::{Rows, Shared, buffer, is_f32_cpu, with_rows};
+use crate::cpu::{Rows, Shared, buffer, is_f32_cpu, unwritten, with_rows};
 use crate::gemm::{Into, Matrix, multiply_serial};
 use crate::parallel;
 use crate::simd::{dispatch, exp_one};
@@ -195,12 +195,16 @@ fn forward_kernel(q: &Tensor, k: &Tensor, v: &Tensor, shape: Shape, bias: &Bias)
     with_rows(q, |q| {
         with_rows(k, |k| {
             with_rows(v, |v| {
-                let mut out = buffer(shape.batch * shape.length * width);
+                #[allow(unsafe_code)]
+                // SAFETY: the tasks below write every head of every row.
+                let mut out = unsafe { unwritten(shape.batch * shape.length * width) };
                 let shared = Shared::new(&mut out);
                 parallel::for_each(shape.batch * query, shape.work(), |task| {
                     let (b, head) = (task / query, task % query);
-                    let mut weights = buffer(BLOCK.min(shape.length) * shape.keys);
-                    let mut block = buffer(BLOCK.min(shape.length) * dim);
+                    #[allow(unsafe_code)]
+                    // SAFETY: products overwrite what is read of them.
+                    let (mut weights, mut block) =
+                        unsafe { (unwritten(BLOCK.min(shape.length) * shape.keys), unwritten(BLOCK.min(shape.length) * dim)) };
                     for first in (0..shape.length).step_by(BLOCK) {
                         let rows = BLOCK.min(shape.length - first);
                         let span = shape.visible(first + rows - 1);
@@ -224,11 +228,10 @@ fn forward_kernel(q: &Tensor, k: &Tensor, v: &Tensor, shape: Shape, bias: &Bias)
 /// Gradients with respect to q, k and v.
 fn backward_kernel(grad: &Tensor, q: &Tensor, k: &Tensor, v: &Tensor, shape: Shape, bias: &Bias) -> Result<[Tensor; 3]> {
     let Heads { key_value, dim, query } = shape.heads;
-    let (mut to_q, mut to_k, mut to_v) = (
-        buffer(shape.batch * shape.length * query * dim),
-        buffer(shape.batch * shape.keys * key_value * dim),
-        buffer(shape.batch * shape.keys * key_value * dim),
-    );
+    let (queries, keys) = (shape.batch * shape.length * query * dim, shape.batch * shape.keys * key_value * dim);
+    #[allow(unsafe_code)]
+    // SAFETY: the tasks below write every head of every row.
+    let (mut to_q, mut to_k, mut to_v) = unsafe { (unwritten(queries), unwritten(keys), unwritten(keys)) };
     let targets = [Shared::new(&mut to_q), Shared::new(&mut to_k), Shared::new(&mut to_v)];
     with_rows(grad, |grad| {
         with_rows(q, |q| {
@@ -253,8 +256,11 @@ fn backward_kernel(grad: &Tensor, q: &Tensor, k: &Tensor, v: &Tensor, shape: Sha
 fn backward_head([grad, q, k, v]: [&Rows<'_>; 4], shape: Shape, b: usize, kv_head: usize, bias: &Bias, [to_q, to_k, to_v]: [Shared; 3]) {
     let Heads { query, key_value, dim } = shape.heads;
     let block = BLOCK.min(shape.length);
-    let (mut weights, mut slopes) = (buffer(block * shape.keys), buffer(block * shape.keys));
-    let (mut q_block, mut k_sum, mut v_sum) = (buffer(block * dim), buffer(shape.keys * dim), buffer(shape.keys * dim));
+    #[allow(unsafe_code)]
+    // SAFETY: products overwrite what is read of them.
+    let (mut weights, mut slopes, mut q_block) =
+        unsafe { (unwritten(block * shape.keys), unwritten(block * shape.keys), unwritten(block * dim)) };
+    let (mut k_sum, mut v_sum) = (buffer(shape.keys * dim), buffer(shape.keys * dim));
     let at_keys = |rows: &Rows<'_>| b * shape.keys * rows.stride + kv_head * dim;
     let (k_data, v_data) = (Matrix::rows(&k.data()[at_keys(k)..], k.stride), Matrix::rows(&v.data()[at_keys(v)..], v.stride));
     for head in kv_head * shape.group()..(kv_head + 1) * shape.group() {

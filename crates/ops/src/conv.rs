@@ -1,7 +1,7 @@
 //! Causal depthwise convolution over time with SiLU, as in Mamba's mixer.
 #![expect(clippy::needless_range_loop, reason = "several arrays are walked in step by one index")]
 
-use crate::cpu::{Rows, Shared, buffer, is_f32_cpu, with_rows};
+use crate::cpu::{Rows, Shared, buffer, is_f32_cpu, unwritten, with_rows};
 use crate::parallel;
 use crate::simd::{LANES, Lanes, dispatch, lanes, load, sigmoid_one, store};
 use crate::tape::{Tape, Var};
@@ -105,7 +105,9 @@ fn group_weights(weight: &[f32], taps: usize, (lo, hi): (usize, usize)) -> [Lane
 fn forward_kernel(values: &[Tensor; 4], shape: Shape) -> Result<Tensor> {
     let (weight, bias) = (values[1].flatten_all()?.to_vec1::<f32>()?, values[2].to_vec1::<f32>()?);
     let groups = shape.width.div_ceil(LANES);
-    let mut out = buffer(shape.batch * shape.length * shape.width);
+    #[allow(unsafe_code)]
+    // SAFETY: the tasks below write every channel at every time.
+    let mut out = unsafe { unwritten(shape.batch * shape.length * shape.width) };
     let shared = Shared::new(&mut out);
     let context = values[3].reshape((shape.batch * (shape.taps - 1), shape.width))?;
     with_rows(&values[0], |x| {
@@ -139,7 +141,9 @@ fn backward_kernel(grad: &Tensor, values: &[Tensor], shape: Shape) -> Result<Vec
     let (weight, bias) = (values[1].flatten_all()?.to_vec1::<f32>()?, values[2].to_vec1::<f32>()?);
     let groups = width.div_ceil(LANES);
     // Inputs and context in one: [batch, taps − 1 + length, d].
-    let mut to_all = buffer(batch * (taps - 1 + length) * width);
+    #[allow(unsafe_code)]
+    // SAFETY: the tasks below write every channel at every time.
+    let mut to_all = unsafe { unwritten(batch * (taps - 1 + length) * width) };
     // Per batch row, summed in order afterwards: taps weights and a bias a channel.
     let mut partial = buffer(batch * (taps + 1) * width);
     let (shared_all, shared_partial) = (Shared::new(&mut to_all), Shared::new(&mut partial));

@@ -112,3 +112,16 @@ pub(crate) fn buffer(len: usize) -> Vec<f32> {
     // Zeroed memory comes from the allocator without a pass over it where the pages are fresh.
     vec![0.0; len]
 }
+
+/// A buffer of `len` floats of whatever content. Zeroing memory that is used again costs a pass over it, which a kernel that writes every
+/// element anyway can do without.
+///
+/// # Safety
+/// Every float must be written before it is read.
+#[allow(unsafe_code, clippy::uninit_vec)]
+pub(crate) unsafe fn unwritten(len: usize) -> Vec<f32> {
+    let mut buffer = Vec::with_capacity(len);
+    // SAFETY: the capacity is `len`, floats need no drop, and the caller writes them all.
+    unsafe { buffer.set_len(len) };
+    buffer
+}

@@ -4,11 +4,14 @@
 //! (and the head, if that trains), and dropped. What stays for the backward pass is as large as the hidden states.
 
 use crate::cpu::is_f32_cpu;
+use crate::elementwise;
 use crate::linear::{LowRank, RowRanges};
 use crate::parallel;
+use crate::products::{Operand, product};
 use crate::simd::{dispatch, exp_one};
 use crate::tape::{Tape, Var};
-use candle_core::{CpuStorage, D, DType, Result, Storage, Tensor};
+use candle_core::{CpuStorage, D, DType, InplaceOp1, Layout, Result, Tensor};
+use std::cell::RefCell;
 
 /// Most logits held at once.
 const MAX_LOGITS: usize = 1 << 21;
@@ -76,7 +79,10 @@ impl Tape {
             move |back| {
                 let mut grads = vec![None; count];
                 for (i, grad) in present.into_iter().zip(&back.saved) {
-                    grads[i] = Some(grad.broadcast_mul(&(&back.grad * scale)?)?);
+                    grads[i] = Some(match is_f32_cpu(grad) {
+                        true => elementwise::scale(grad, f64::from(back.grad.to_scalar::<f32>()?) * scale)?,
+                        false => grad.broadcast_mul(&(&back.grad * scale)?)?,
+                    });
                 }
                 Ok(grads)
             },
@@ -208,10 +214,10 @@ impl Head<'_> {
         let mut wanted = gathered.iter_mut();
         let mut next = || wanted.next().and_then(Option::as_mut);
         if let Some(to_hidden) = next() {
-            to_hidden.add(slopes.matmul(self.weight)?)?;
+            to_hidden.add(product(Operand::rows(slopes), Operand::rows(self.weight), 1.0)?)?;
         }
         if let Some(to_weight) = next() {
-            to_weight.add(slopes.t()?.matmul(part)?)?;
+            to_weight.add(product(Operand::columns(slopes), Operand::rows(part), 1.0)?)?;
         }
         if self.bias.is_some()
             && let Some(to_bias) = next()
@@ -234,7 +240,6 @@ impl Head<'_> {
 
 /// Appends each row's loss and, if asked, turns the logits into softmax − one-hot.
 fn softmax_losses(logits: Tensor, labels: &[u32], losses: &mut Vec<f64>, slopes: bool) -> Result<Option<Tensor>> {
-    let (rows, vocabulary) = logits.dims2()?;
     if !is_f32_cpu(&logits) {
         let max = logits.max_keepdim(1)?;
         let log_sum = (logits.broadcast_sub(&max)?.exp()?.sum_keepdim(1)?.log()? + max)?;
@@ -244,20 +249,40 @@ fn softmax_losses(logits: Tensor, labels: &[u32], losses: &mut Vec<f64>, slopes:
         let minus_one = (index.ones_like()?.to_dtype(logits.dtype())? * -1.0)?;
         return slopes.then(|| logits.broadcast_sub(&log_sum)?.exp()?.scatter_add(&index, &minus_one, 1)).transpose();
     }
-    let mut values = take_f32(logits)?;
-    let mut found = vec![0.0f64; rows];
-    let shared = crate::cpu::Shared::new(&mut values);
-    parallel_rows(&mut found, |i, loss| {
-        #[allow(unsafe_code)]
-        // SAFETY: each task owns its row.
-        let row = unsafe { shared.slice(i * vocabulary, vocabulary) };
-        *loss = dispatch(
-            #[inline(always)]
-            || row_loss(row, labels[i] as usize),
-        );
-    });
-    losses.extend(found);
-    slopes.then(|| Tensor::from_vec(values, (rows, vocabulary), &candle_core::Device::Cpu)).transpose()
+    let op = SoftmaxLosses { labels, losses: RefCell::default() };
+    logits.inplace_op1(&op)?;
+    losses.extend(op.losses.into_inner());
+    Ok(slopes.then_some(logits))
+}
+
+/// Turns logits into softmax − one-hot in place, and finds each row's loss.
+struct SoftmaxLosses<'a> {
+    labels: &'a [u32],
+    losses: RefCell<Vec<f64>>,
+}
+
+impl InplaceOp1 for SoftmaxLosses<'_> {
+    fn name(&self) -> &'static str {
+        "softmax_losses"
+    }
+
+    fn cpu_fwd(&self, logits: &mut CpuStorage, layout: &Layout) -> Result<()> {
+        let (rows, vocabulary) = layout.shape().dims2()?;
+        let CpuStorage::F32(values) = logits else { candle_core::bail!("expected f32 logits on the cpu") };
+        let shared = crate::cpu::Shared::new(&mut values[layout.start_offset()..]);
+        let mut found = vec![0.0f64; rows];
+        parallel_rows(&mut found, |i, loss| {
+            #[allow(unsafe_code)]
+            // SAFETY: each task owns its row.
+            let row = unsafe { shared.slice(i * vocabulary, vocabulary) };
+            *loss = dispatch(
+                #[inline(always)]
+                || row_loss(row, self.labels[i] as usize),
+            );
+        });
+        self.losses.replace(found);
+        Ok(())
+    }
 }
 
 fn parallel_rows(out: &mut [f64], task: impl Fn(usize, &mut f64) + Sync + Send) {
@@ -278,15 +303,6 @@ fn row_loss(row: &mut [f32], label: usize) -> f64 {
     row.iter_mut().for_each(|value| *value *= inverse);
     row[label] -= 1.0;
     f64::from(total).ln() + f64::from(max) - f64::from(chosen)
-}
-
-/// The values of a tensor that nothing else holds, without keeping two copies for longer than the move.
-fn take_f32(tensor: Tensor) -> Result<Vec<f32>> {
-    let (storage, layout) = tensor.storage_and_layout();
-    match &*storage {
-        Storage::Cpu(CpuStorage::F32(values)) => Ok(values[layout.start_offset()..layout.start_offset() + tensor.elem_count()].to_vec()),
-        _ => candle_core::bail!("expected f32 logits on the cpu"),
-    }
 }
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Sums and multiples of whole tensors on rayon's threads. candle's own f32 kernels share their work with a pool of spinning threads
 //! that knows nothing of rayon's.
 
-use crate::cpu::{is_f32_cpu, with_rows};
+use crate::cpu::{is_f32_cpu, unwritten, with_rows};
 use crate::parallel;
 use crate::simd::dispatch;
 use candle_core::{CpuStorage, Device, InplaceOp2, Layout, Result, Tensor};
@@ -17,9 +17,11 @@ pub(crate) fn add(a: &Tensor, b: &Tensor) -> Result<Tensor> {
     let (a, b) = (a.contiguous()?, b.contiguous()?);
     with_rows(&a, |x| {
         with_rows(&b, |y| {
-            let n = x.rows * x.cols;
-            let (x, y) = (&x.data()[..n], &y.data()[..n]);
-            Tensor::from_vec(map(n, |i| x[i] + y[i]), a.dims(), &Device::Cpu)
+            let (x, y) = (x.data(), y.data());
+            let sums = pieces(a.elem_count(), |at, out| {
+                out.iter_mut().zip(&x[at..]).zip(&y[at..]).for_each(|((sum, x), y)| *sum = x + y);
+            });
+            Tensor::from_vec(sums, a.dims(), &Device::Cpu)
         })
     })
 }
@@ -31,23 +33,21 @@ pub(crate) fn scale(a: &Tensor, factor: f64) -> Result<Tensor> {
     }
     let a = a.contiguous()?;
     with_rows(&a, |x| {
-        let n = x.rows * x.cols;
-        let (x, factor) = (&x.data()[..n], factor as f32);
-        Tensor::from_vec(map(n, |i| x[i] * factor), a.dims(), &Device::Cpu)
+        let (x, factor) = (x.data(), factor as f32);
+        let scaled = pieces(a.elem_count(), |at, out| out.iter_mut().zip(&x[at..]).for_each(|(y, x)| *y = x * factor));
+        Tensor::from_vec(scaled, a.dims(), &Device::Cpu)
     })
 }
 
-/// f(0), f(1), … f(n − 1).
-fn map(n: usize, f: impl Fn(usize) -> f32 + Sync) -> Vec<f32> {
-    let mut out = crate::cpu::buffer(n);
+/// `n` floats, written by `fill(start, piece)`, which must write the whole piece.
+fn pieces(n: usize, fill: impl Fn(usize, &mut [f32]) + Sync) -> Vec<f32> {
+    #[allow(unsafe_code)]
+    // SAFETY: both users of this function write every element of each piece.
+    let mut out = unsafe { unwritten(n) };
     parallel::for_each_piece(&mut out, PIECE, n, |i, piece| {
         dispatch(
             #[inline(always)]
-            || {
-                for (j, value) in piece.iter_mut().enumerate() {
-                    *value = f(i * PIECE + j);
-                }
-            },
+            || fill(i * PIECE, piece),
         );
     });
     out

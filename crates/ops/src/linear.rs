@@ -4,7 +4,7 @@
 //! x and h = x Aᵀ, with x shared among all layers that read it.
 
 use crate::cpu::{is_f32_cpu, with_rows};
-use crate::products::{Operand, Product, sum_of_products};
+use crate::products::{Operand, Product, product, sum_of_products};
 use crate::tape::{Backward, InputGradients, Tape, Var};
 use candle_core::{Result, Tensor};
 use std::ops::Range;
@@ -216,11 +216,6 @@ impl Place {
         }
         Ok(Some(to_reduced))
     }
-}
-
-/// scale · left · right.
-fn product(left: Operand<'_>, right: Operand<'_>, scale: f64) -> Result<Tensor> {
-    sum_of_products(&Product::new(left, right, scale)?, &[], None)
 }
 
 /// Sums over all dimensions but the last.

@@ -1,6 +1,6 @@
 //! Root-mean-square normalisation (Zhang and Sennrich, 2019).
 
-use crate::cpu::{Rows, Shared, buffer, is_f32_cpu, with_rows};
+use crate::cpu::{Rows, Shared, buffer, is_f32_cpu, unwritten, with_rows};
 use crate::parallel;
 use crate::simd::dispatch;
 use crate::tape::{Tape, Var};
@@ -33,7 +33,9 @@ fn forward(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
     }
     let w = weight.to_vec1::<f32>()?;
     with_rows(x, |rows| {
-        let mut out = buffer(rows.rows * rows.cols);
+        #[allow(unsafe_code)]
+        // SAFETY: the pieces below cover it and are written in full.
+        let mut out = unsafe { unwritten(rows.rows * rows.cols) };
         parallel::for_each_piece(&mut out, ROWS * rows.cols, rows.rows * rows.cols, |i, piece| {
             dispatch(
                 #[inline(always)]
@@ -108,7 +110,9 @@ fn backward_kernel(
 ) -> Result<(Tensor, Option<Tensor>)> {
     let d = x.cols;
     let tasks = x.rows.div_ceil(ROWS);
-    let mut to_x = buffer(x.rows * d);
+    #[allow(unsafe_code)]
+    // SAFETY: the tasks below write every row.
+    let mut to_x = unsafe { unwritten(x.rows * d) };
     // One partial sum a task, added in order afterwards: the same bits for any number of threads.
     let mut partial = buffer(if needs_weight { tasks * d } else { 0 });
     let (shared_x, shared_partial) = (Shared::new(&mut to_x), Shared::new(&mut partial));

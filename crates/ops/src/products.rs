@@ -103,6 +103,11 @@ pub(crate) fn sum_of_products(first: &Product<'_>, others: &[Product<'_>], bias:
     Tensor::from_vec(out, (rows, cols), &Device::Cpu)
 }
 
+/// scale · left · right.
+pub(crate) fn product(left: Operand<'_>, right: Operand<'_>, scale: f64) -> Result<Tensor> {
+    sum_of_products(&Product::new(left, right, scale)?, &[], None)
+}
+
 /// Calls `body` with both operands' memory and the inner size.
 fn with_operands<R>(product: &Product<'_>, body: impl FnOnce(Matrix<'_>, Matrix<'_>, usize) -> Result<R>) -> Result<R> {
     let (_, k) = product.left.dims()?;

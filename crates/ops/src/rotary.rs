@@ -1,7 +1,8 @@
 //! Rotary position embedding (Su et al., 2021).
 
-use crate::cpu::{buffer, is_f32_cpu, with_rows};
+use crate::cpu::{is_f32_cpu, unwritten, with_rows};
 use crate::parallel;
+use crate::simd::dispatch;
 use crate::tape::{Tape, Var};
 use candle_core::{D, Device, Result, Tensor};
 
@@ -48,31 +49,43 @@ fn rotate(x: &Tensor, tables: &RotaryTables, head_dim: usize, direction: f64) ->
     }
     let (cos, sin) = (tables.cos.flatten_all()?.to_vec1::<f32>()?, tables.sin.flatten_all()?.to_vec1::<f32>()?);
     with_rows(x, |rows| {
-        let mut out = buffer(rows.rows * width);
+        #[allow(unsafe_code)]
+        // SAFETY: the pieces below cover it; each head is written in full, rotated pairs first, then the rest.
+        let mut out = unsafe { unwritten(rows.rows * width) };
         parallel::for_each_piece(&mut out, width, rows.rows * width, |i, out| {
             let t = (i % positions) * pairs;
             let (cos, sin) = (&cos[t..t + pairs], &sin[t..t + pairs]);
-            for (x, y) in rows.row(i).chunks(head_dim).zip(out.chunks_mut(head_dim)) {
-                match tables.layout {
-                    RotaryLayout::Halves => rotate_halves(x, y, cos, sin, direction as f32),
-                    RotaryLayout::Interleaved => rotate_interleaved(x, y, cos, sin, direction as f32),
-                }
-                y[2 * pairs..].copy_from_slice(&x[2 * pairs..]);
-            }
+            dispatch(
+                #[inline(always)]
+                || {
+                    for (x, y) in rows.row(i).chunks(head_dim).zip(out.chunks_mut(head_dim)) {
+                        match tables.layout {
+                            RotaryLayout::Halves => rotate_halves(x, y, cos, sin, direction as f32),
+                            RotaryLayout::Interleaved => rotate_interleaved(x, y, cos, sin, direction as f32),
+                        }
+                        y[2 * pairs..].copy_from_slice(&x[2 * pairs..]);
+                    }
+                },
+            );
         });
         Tensor::from_vec(out, x.dims(), &Device::Cpu)
     })
 }
 
+#[inline(always)]
 fn rotate_halves(x: &[f32], y: &mut [f32], cos: &[f32], sin: &[f32], direction: f32) {
     let pairs = cos.len();
+    let (x_first, x_second) = (&x[..pairs], &x[pairs..2 * pairs]);
+    let (y_first, y_second) = y[..2 * pairs].split_at_mut(pairs);
+    let sin = &sin[..pairs];
     for j in 0..pairs {
         let s = sin[j] * direction;
-        y[j] = x[j] * cos[j] - x[j + pairs] * s;
-        y[j + pairs] = x[j + pairs] * cos[j] + x[j] * s;
+        y_first[j] = x_first[j] * cos[j] - x_second[j] * s;
+        y_second[j] = x_second[j] * cos[j] + x_first[j] * s;
     }
 }
 
+#[inline(always)]
 fn rotate_interleaved(x: &[f32], y: &mut [f32], cos: &[f32], sin: &[f32], direction: f32) {
     for (((x, y), cos), sin) in x.chunks_exact(2).zip(y.chunks_exact_mut(2)).zip(cos).zip(sin) {
         let s = sin * direction;

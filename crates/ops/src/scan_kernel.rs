@@ -6,7 +6,7 @@
 //! not depend on the number of threads.
 #![expect(clippy::needless_range_loop, reason = "several arrays are walked in step by one index")]
 
-use crate::cpu::{Rows, Shared, buffer, with_rows};
+use crate::cpu::{Rows, Shared, buffer, unwritten, with_rows};
 use crate::parallel;
 use crate::scan::{A, B, C, CHUNK, DT, Dims, Forward, H0, SKIP, U, Z};
 use crate::simd::{LANES, LOG2_E, Lanes, dispatch, exp2, lanes, load, sigmoid_one, softplus_one, store};
@@ -116,7 +116,10 @@ pub(crate) fn forward(values: &[Tensor], dims: Dims, keep_states: bool) -> Resul
 fn forward_padded<const N: usize>(inputs: &Inputs<'_>, keep_states: bool) -> Result<Forward> {
     let Dims { batch, length, width, state } = inputs.dims;
     let kept_len = if keep_states { batch * inputs.chunks() * inputs.blocks() * N * LANES } else { 0 };
-    let (mut output, mut last, mut kept) = (buffer(batch * length * width), buffer(batch * width * state), buffer(kept_len));
+    #[allow(unsafe_code)]
+    // SAFETY: the tasks below write every channel at every time, its last state and its kept ones.
+    let (mut output, mut last, mut kept) =
+        unsafe { (unwritten(batch * length * width), unwritten(batch * width * state), unwritten(kept_len)) };
     let shared = [Shared::new(&mut output), Shared::new(&mut last), Shared::new(&mut kept)];
     parallel::for_each(batch * inputs.blocks(), batch * length * width * state, |task| {
         let (b, k) = (task / inputs.blocks(), task % inputs.blocks());
@@ -196,7 +199,9 @@ fn backward_padded<const N: usize>(inputs: &Inputs<'_>, grad: &Rows<'_>, kept: &
     let Dims { batch, length, width, state } = inputs.dims;
     let per_group = inputs.blocks().div_ceil(GROUPS);
     let sequence = batch * length * width;
-    let (mut u, mut dt, mut z) = (buffer(sequence), buffer(sequence), buffer(sequence));
+    #[allow(unsafe_code)]
+    // SAFETY: the tasks below write every channel at every time.
+    let (mut u, mut dt, mut z) = unsafe { (unwritten(sequence), unwritten(sequence), unwritten(sequence)) };
     let (mut a, mut skip, mut initial) = (buffer(batch * width * state), buffer(batch * width), buffer(batch * width * state));
     let (mut b, mut c) = (buffer(batch * GROUPS * length * state), buffer(batch * GROUPS * length * state));
     let targets = Targets {

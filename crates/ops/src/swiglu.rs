@@ -1,6 +1,6 @@
 //! The gated activation silu(gate) · up of LLaMA's MLP, and silu alone.
 
-use crate::cpu::{buffer, is_f32_cpu, with_rows};
+use crate::cpu::{is_f32_cpu, unwritten, with_rows};
 use crate::parallel;
 use crate::simd::{dispatch, sigmoid_one};
 use crate::tape::{Tape, Var};
@@ -34,7 +34,9 @@ fn forward(gate: &Tensor, up: &Tensor) -> Result<Tensor> {
         with_rows(&up, |u| {
             let n = g.rows * g.cols;
             let (g, u) = (&g.data()[..n], &u.data()[..n]);
-            let mut out = buffer(n);
+            #[allow(unsafe_code)]
+            // SAFETY: the pieces below cover it and are written in full.
+            let mut out = unsafe { unwritten(n) };
             parallel::for_each_piece(&mut out, PIECE, n, |i, piece| {
                 let (g, u) = (&g[i * PIECE..], &u[i * PIECE..]);
                 dispatch(
@@ -63,7 +65,9 @@ fn backward(grad: &Tensor, gate: &Tensor, up: &Tensor) -> Result<(Tensor, Tensor
             with_rows(&up, |u| {
                 let n = g.rows * g.cols;
                 let (d, g, u) = (&d.data()[..n], &g.data()[..n], &u.data()[..n]);
-                let (mut to_gate, mut to_up) = (buffer(n), buffer(n));
+                #[allow(unsafe_code)]
+                // SAFETY: the pieces below cover both and are written in full.
+                let (mut to_gate, mut to_up) = unsafe { (unwritten(n), unwritten(n)) };
                 let shared_up = crate::cpu::Shared::new(&mut to_up);
                 parallel::for_each_piece(&mut to_gate, PIECE, n, |i, to_gate| {
                     let start = i * PIECE;
