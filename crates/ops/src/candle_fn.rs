@@ -5,6 +5,7 @@
 //! inputs is kept between the two.
 
 use crate::linear::column_sums;
+use crate::products::{Operand, Product, sum_of_products};
 use crate::tape::{InputGradients, Tape, Var};
 use candle_core::{Result, Tensor};
 use std::rc::Rc;
@@ -58,24 +59,22 @@ impl Tape {
         };
         let params: Vec<Tensor> = inputs[first..].iter().map(|p| p.value().clone()).collect();
         let value = derive(weight.value(), &params)?;
-        let mut output = rows(x.value())?.matmul(&value.t()?)?;
-        if let Some(bias) = bias {
-            output = output.broadcast_add(bias.value())?;
-        }
+        let product = Product::new(Operand::rows(x.value()), Operand::columns(&value), 1.0)?;
         let mut dims = x.dims().to_vec();
         dims.pop();
         dims.push(value.dims()[0]);
-        let output = output.reshape(dims)?;
+        let output = sum_of_products(&product, &[], bias.map(Var::value))?.reshape(dims)?;
         let saved = || [&[x.value().clone(), weight.value().clone()][..], &params].concat();
         Ok(self.record("derived_linear", &inputs, output, saved, move |back| {
             let x = &back.saved[0];
             let needs: Vec<bool> = std::iter::once(back.needs[1]).chain(back.needs[first..].iter().copied()).collect();
             let leaves = leaves(&back.saved[1..], &needs)?;
             let weight = derive(&leaves[0], &leaves[1..])?;
-            let grad = rows(&back.grad)?;
-            let to_x = || grad.matmul(&weight.detach())?.reshape(x.dims());
+            let product = |left, right| sum_of_products(&Product::new(left, right, 1.0)?, &[], None);
+            let constant = weight.detach();
+            let to_x = || product(Operand::rows(&back.grad), Operand::rows(&constant))?.reshape(x.dims());
             let mut grads = vec![back.needs[0].then(to_x).transpose()?];
-            let to_weight = grad.t()?.matmul(&rows(x)?)?;
+            let to_weight = product(Operand::columns(&back.grad), Operand::rows(x))?;
             let mut pulled = pull_back("derived_linear", &weight, &to_weight, &leaves, &needs)?.into_iter();
             grads.extend(pulled.next());
             if first == 3 {
@@ -85,11 +84,6 @@ impl Tape {
             Ok(grads)
         }))
     }
-}
-
-/// All dimensions but the last as one.
-fn rows(tensor: &Tensor) -> Result<Tensor> {
-    tensor.reshape(((), tensor.dim(candle_core::D::Minus1)?))
 }
 
 /// The values, those that need a gradient as candle's variables.

@@ -1,5 +1,5 @@
-//! Linear maps of the last dimension that are cheaper than a matrix: a factor for each column, a small matrix for each block of
-//! columns, and the sum of equal blocks of columns.
+//! Linear maps of the last dimension that are cheaper than a matrix: a factor for each column, and a small matrix for each block of
+//! columns.
 
 use crate::cpu::{buffer, is_f32_cpu, with_rows};
 use crate::gemm::{Into, Matrix, multiply_serial};
@@ -37,31 +37,6 @@ impl Tape {
             let to_x = back.needs[0].then(|| block_product(&back.grad, &back.saved[0], true)).transpose()?;
             let to_r = back.needs[1].then(|| block_gradient(&back.saved[1], &back.grad, back.saved[0].dims())).transpose()?;
             Ok(vec![to_x, to_r])
-        }))
-    }
-
-    /// y with `update` added to its columns from `start` on: y [.., n], update [.., k] → [.., n]. It keeps nothing.
-    pub fn add_columns(&self, y: &Var, update: &Var, start: usize) -> Result<Var> {
-        let (columns, width) = (y.value().dim(D::Minus1)?, update.value().dim(D::Minus1)?);
-        if width == columns {
-            return self.add(y, update);
-        }
-        let padded = update.value().contiguous()?.pad_with_zeros(D::Minus1, start, columns - start - width)?;
-        let output = (y.value() + padded)?;
-        Ok(self.record("add_columns", &[y, update], output, Vec::new, move |back| {
-            let to_update = back.needs[1].then(|| back.grad.narrow(D::Minus1, start, width)).transpose()?;
-            Ok(vec![back.needs[0].then(|| back.grad.clone()), to_update])
-        }))
-    }
-
-    /// The sum of consecutive blocks of `width` columns, the last one filled up with zeros: x [.., n] → [.., width]. It keeps nothing.
-    pub fn fold_columns(&self, x: &Var, width: usize) -> Result<Var> {
-        let columns = x.value().dim(D::Minus1)?;
-        let output = folded(x.value(), width)?;
-        Ok(self.record("fold_columns", &[x], output, Vec::new, move |back| {
-            let copies = columns.div_ceil(width);
-            let repeated = Tensor::cat(&vec![&back.grad; copies], D::Minus1)?;
-            Ok(vec![Some(repeated.narrow(D::Minus1, 0, columns)?.contiguous()?)])
         }))
     }
 }
@@ -149,28 +124,6 @@ fn block_gradient(x: &Tensor, grad: &Tensor, dims: &[usize]) -> Result<Tensor> {
     })
 }
 
-fn folded(x: &Tensor, width: usize) -> Result<Tensor> {
-    let columns = x.dim(D::Minus1)?;
-    let mut dims = x.dims().to_vec();
-    if let Some(last) = dims.last_mut() {
-        *last = width;
-    }
-    if !is_f32_cpu(x) {
-        let blocks = columns.div_ceil(width);
-        let padded = x.contiguous()?.pad_with_zeros(D::Minus1, 0, blocks * width - columns)?;
-        return padded.reshape(((), blocks, width))?.sum(1)?.reshape(dims);
-    }
-    with_rows(x, |x| {
-        let mut out = buffer(x.rows * width);
-        for (i, sums) in out.chunks_mut(width).enumerate() {
-            for block in x.row(i).chunks(width) {
-                sums.iter_mut().zip(block).for_each(|(sum, value)| *sum += value);
-            }
-        }
-        Tensor::from_vec(out, dims, &Device::Cpu)
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -185,13 +138,7 @@ mod tests {
         check_kernel(&[&[3, 70, 19], &[19]], 1e-5, scale)?;
         let blocks = |t: &Tape, v: &[Var]| t.block_linear(&v[0], &v[1]);
         check_gradients(&[&[2, 3, 6], &[3, 2, 2]], blocks)?;
-        check_kernel(&[&[3, 70, 24], &[3, 8, 8]], 1e-5, blocks)?;
-        check_gradients(&[&[2, 5], &[2, 3]], |t, v| t.add_columns(&v[0], &v[1], 1))?;
-        check_gradients(&[&[2, 3], &[2, 3]], |t, v| t.add_columns(&v[0], &v[1], 0))?;
-        let fold = |width| move |t: &Tape, v: &[Var]| t.fold_columns(&v[0], width);
-        check_gradients(&[&[2, 7]], fold(3))?;
-        check_kernel(&[&[3, 5, 19]], 1e-5, fold(4))?;
-        check_kernel(&[&[3, 5, 20]], 1e-5, fold(20))
+        check_kernel(&[&[3, 70, 24], &[3, 8, 8]], 1e-5, blocks)
     }
 
     #[test]
@@ -199,7 +146,7 @@ mod tests {
         let view = random(&[2, 3, 20], 1, DType::F32).narrow(2, 5, 8)?;
         let (r, s) = (random(&[2, 4, 4], 2, DType::F32), random(&[8], 3, DType::F32));
         let run = |x: &Tensor| -> Result<Vec<f32>> {
-            let values = [scaled(x, &s)?, block_product(x, &r, true)?, block_gradient(x, x, r.dims())?, folded(x, 3)?];
+            let values = [scaled(x, &s)?, block_product(x, &r, true)?, block_gradient(x, x, r.dims())?];
             let flat = values.iter().map(|v| v.flatten_all()?.to_vec1::<f32>()).collect::<Result<Vec<_>>>()?;
             Ok(flat.concat())
         };
