@@ -66,6 +66,8 @@ pub(crate) struct Step<'a> {
     pub padding: &'a [usize],
     /// Whether a cache goes with the pass.
     pub cached: bool,
+    /// Virtual keys in front of every sequence, which take up positions.
+    pub prefix: usize,
     /// Where tables for this pass belong.
     pub device: &'a Device,
 }
@@ -74,7 +76,8 @@ impl Step<'_> {
     /// The positions of the tokens as their sequences count them: `length` of them where all sequences count alike, otherwise
     /// batch · length, sequence by sequence.
     pub fn positions(&self) -> Vec<usize> {
-        let behind = |padding: usize| (self.start..self.start + self.length).map(move |position| position.saturating_sub(padding));
+        let behind =
+            |padding: usize| (self.start..self.start + self.length).map(move |position| position.saturating_sub(padding) + self.prefix);
         match self.padding {
             [] => behind(0).collect(),
             padding => padding.iter().flat_map(|&padding| behind(padding)).collect(),
@@ -83,8 +86,16 @@ impl Step<'_> {
 
     /// x [batch, length, width] with padding positions set to 0.
     pub fn masked(&self, x: &Var) -> Result<Var> {
+        self.masked_behind(0, x)
+    }
+
+    /// The same for x [batch, front + length, width], whose first positions are never padding.
+    pub fn masked_behind(&self, front: usize, x: &Var) -> Result<Var> {
         let Some(mask) = &self.mask else { return Ok(x.clone()) };
-        let mask = mask.narrow(1, self.start, self.length)?.to_dtype(x.value().dtype())?.unsqueeze(2)?;
+        let own = mask.narrow(1, self.start, self.length)?;
+        let ones = Tensor::ones((own.dims()[0], front), own.dtype(), own.device())?;
+        let mask = if front == 0 { own } else { Tensor::cat(&[&ones, &own], 1)? };
+        let mask = mask.to_dtype(x.value().dtype())?.unsqueeze(2)?;
         Ok(self.pass.tape.mul(x, &Var::constant(mask))?)
     }
 }
@@ -166,7 +177,8 @@ impl<D: Decoder> Model for CausalLm<D> {
         let mask = self.mask(pass, cache.as_ref().and_then(|cache| cache.mask.as_ref()), start, ids, length)?;
         let padding = cache.as_ref().map_or_else(Vec::new, |cache| cache.padding.clone());
         let cached = cache.is_some();
-        let step = Step { pass, start, length, mask, padding: &padding, cached, device: ids.device() };
+        let prefix = self.prompt.prefix_tokens;
+        let step = Step { pass, start, length, mask, padding: &padding, cached, prefix, device: ids.device() };
         x = self.decoder.embed(&step, x)?;
         pass.observe(&x);
         let shared = self.decoder.shared(&step)?;

@@ -5,7 +5,7 @@ use crate::cache::{Cache, LayerCache};
 use crate::causal_lm::Step;
 use crate::error::Result;
 use crate::norm::Norm;
-use crate::slots::{LinearSlot, ParamSlot, SlotMut, StateSlot, Visitor, visit_linear};
+use crate::slots::{LinearSlot, ParamSlot, SlotMut, StateExtensions, StateSlot, Visitor, visit_linear};
 use crate::weights::Init;
 use peftbench_ops::scan::ScanInputs;
 use peftbench_ops::{Tensor, Var};
@@ -65,6 +65,8 @@ impl Mixer {
         let conv = |name, dims: &[usize], init| builder.tensor(name, Role::Conv1d, dims, init);
         let dt_spec = LinearSpec::new(inner, rank).init(Init::Uniform((rank as f64).powf(-0.5))).bias_init(Init::TimeStep(1e-3, 0.1));
         let out_spec = LinearSpec::new(hidden, inner).bias(bias).residual(shape.residual_terms);
+        // Norms over B and C have no weights for more states.
+        let extensions = StateExtensions { virtual_inputs: true, extra_states: norms.is_none(), output_offset: true };
         Ok(Self {
             layer,
             in_proj: {
@@ -82,7 +84,7 @@ impl Mixer {
             a_log: builder.tensor("A_log", Role::ALog, &[inner, state], Init::ALog)?,
             d: builder.tensor("D", Role::D, &[inner], Init::Constant(1.0))?,
             out_proj: builder.linear("out_proj", Role::OutProj, out_spec)?,
-            start: StateSlot::new(builder.info("state", Role::ALog), inner, state, taps - 1),
+            start: StateSlot::new(builder.info("state", Role::ALog), inner, state, taps - 1).with(extensions),
             shape,
         })
     }
@@ -95,9 +97,10 @@ impl Mixer {
         let projected = self.in_proj.forward(pass, &step.masked(x)?)?;
         let (u, z) = (tape.narrow(&projected, 2, 0, inner)?, tape.narrow(&projected, 2, inner, inner)?);
         let (initial, context) = self.start(step, x.dims()[0], cache.as_deref())?;
+        let (front, u, z) = self.behind_virtual_inputs(step, u, z, cache.as_deref())?;
         let conv_bias = self.conv_bias.as_ref().map(|bias| bias.forward(pass)).transpose()?;
         let convolved = tape.causal_conv_silu(&u, &self.conv_weight.forward(pass)?, conv_bias.as_ref(), context.as_ref())?;
-        let convolved = step.masked(&convolved)?;
+        let convolved = step.masked_behind(front, &convolved)?;
         let selective = self.x_proj.forward(pass, &convolved)?;
         let part = |start, width| tape.narrow(&selective, 2, start, width);
         let (mut dt, mut b, mut c) = (part(0, rank)?, part(rank, states)?, part(rank + states, states)?);
@@ -105,10 +108,22 @@ impl Mixer {
             (dt, b, c) = (norms.dt.forward(pass, &dt)?, norms.b.forward(pass, &b)?, norms.c.forward(pass, &c)?);
         }
         let dt = self.dt_proj.forward(pass, &dt)?;
-        let a = tape.scale(&tape.exp(&self.a_log.forward(pass)?)?, -1.0)?;
+        let mut a_log = self.a_log.forward(pass)?;
+        if let Some(extra) = self.start.adapter().map(|adapter| adapter.extra_states(pass)).transpose()?.flatten() {
+            let project = |rows: &Var| tape.linear(&convolved, rows, None);
+            (b, c) = (tape.cat(&[&b, &project(&extra.b)?], 2)?, tape.cat(&[&c, &project(&extra.c)?], 2)?);
+            a_log = tape.cat(&[&a_log, &extra.a_log], 1)?;
+        }
+        let a = tape.scale(&tape.exp(&a_log)?, -1.0)?;
         let d = self.d.forward(pass)?;
         let inputs = ScanInputs { u: &convolved, dt: &dt, a: &a, b: &b, c: &c, d: &d, z: &z, initial_state: initial.as_ref() };
-        let (y, state) = tape.selective_scan(inputs)?;
+        let (mut y, state) = tape.selective_scan(inputs)?;
+        if let Some(offset) = self.start.adapter().map(|adapter| adapter.output_offset(pass, &c, &z)).transpose()?.flatten() {
+            y = tape.add(&y, &offset)?;
+        }
+        if front > 0 {
+            y = tape.narrow(&y, 1, front, x.dims()[1])?;
+        }
         if let Some(cache) = cache {
             cache.put(self.layer, LayerCache::Ssm { context: self.next_context(&u, context.as_ref())?, state });
         }
@@ -121,6 +136,18 @@ impl Mixer {
             Some(LayerCache::Ssm { context, state }) => Ok((Some(Var::constant(state.clone())), Some(Var::constant(context.clone())))),
             _ => Ok(self.start.forward(step.pass, batch)?),
         }
+    }
+
+    /// u and z with the virtual inputs that a method has attached in front of a sequence's beginning, and how many they are. Their gate is
+    /// 0: what comes out there is dropped.
+    fn behind_virtual_inputs(&self, step: &Step<'_>, u: Var, z: Var, cache: Option<&Cache>) -> Result<(usize, Var, Var)> {
+        let begins = cache.and_then(|cache| cache.get(self.layer)).is_none();
+        let inputs = self.start.adapter().filter(|_| begins).map(|adapter| adapter.virtual_inputs(step.pass)).transpose()?.flatten();
+        let Some(inputs) = inputs else { return Ok((0, u, z)) };
+        let (tape, front) = (step.pass.tape, inputs.dims()[0]);
+        let dims = [u.dims()[0], front, self.shape.inner];
+        let gate = Var::constant(Tensor::zeros(&dims, z.value().dtype(), z.value().device())?);
+        Ok((front, tape.cat(&[&tape.broadcast_to(&inputs, &dims)?, &u], 1)?, tape.cat(&[&gate, &z], 1)?))
     }
 
     /// The last inputs of the convolution, for the token to come.

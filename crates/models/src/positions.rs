@@ -41,7 +41,7 @@ impl LearnedPositions {
     pub fn add(&self, step: &Step<'_>, x: &Var) -> Result<Var> {
         let (rows, offset) = (self.table.param.value().dims()[0], self.counting.offset());
         let ids = match &step.mask {
-            Some(mask) if step.cached || self.counting == Counting::WithoutPadding => counted(mask, step.length, offset)?,
+            Some(mask) if step.cached || self.counting == Counting::WithoutPadding => counted(mask, step.length, offset + step.prefix)?,
             _ => step.positions().iter().map(|position| position + offset).collect(),
         };
         if let Some(beyond) = ids.iter().find(|&&id| id >= rows) {

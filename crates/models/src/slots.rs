@@ -4,6 +4,7 @@
 //! one or more of them and attaches boxes of itself; it never sees the model.
 
 use crate::pass::Pass;
+use peftbench_ops::candle_fn::DerivedWeight;
 use peftbench_ops::linear::{LowRank, RowRanges};
 use peftbench_ops::{Param, Result, Tensor, Var};
 use peftbench_spec::{Candidate, Role, SlotKind};
@@ -112,6 +113,12 @@ pub trait LinearAdapter: Send {
         Ok(weight)
     }
 
+    /// A weight to use in place of W that is as large as W: it is computed again in the backward pass instead of being kept. The head has
+    /// no such hook.
+    fn derive(&self, _pass: &Pass<'_>) -> Option<DerivedWeight> {
+        None
+    }
+
     /// Low-rank updates of the output, computed together with W x.
     fn updates(&self, _pass: &Pass<'_>, _x: &Var) -> Result<Vec<LowRank>> {
         Ok(Vec::new())
@@ -206,10 +213,16 @@ impl LinearSlot {
     /// x [batch, length, in] → [batch, length, out].
     pub fn forward(&self, pass: &Pass<'_>, x: &Var) -> Result<Var> {
         let Prepared { x, weight, bias, updates, gain } = self.prepare(pass, x)?;
+        let derived: Vec<DerivedWeight> = self.adapters.iter().filter_map(|adapter| adapter.derive(pass)).collect();
+        let product = |bias: Option<&Var>| match (derived.as_slice(), updates.as_slice()) {
+            ([], updates) => pass.tape.low_rank_linear(&x, &weight, bias, updates),
+            (derived, []) => pass.tape.derived_linear(&x, &weight, bias, derived),
+            (derived, updates) => pass.tape.low_rank_linear(&x, &pass.tape.derived_weight(&weight, derived)?, bias, updates),
+        };
         let y = match gain {
-            None => pass.tape.low_rank_linear(&x, &weight, bias.as_ref(), &updates)?,
+            None => product(bias.as_ref())?,
             Some(gain) => {
-                let y = pass.tape.mul(&pass.tape.low_rank_linear(&x, &weight, None, &updates)?, &gain)?;
+                let y = pass.tape.mul(&product(None)?, &gain)?;
                 bias.map_or(Ok(y.clone()), |bias| pass.tape.add(&y, &bias))?
             }
         };
@@ -258,6 +271,8 @@ pub struct PromptSlot {
     pub info: SlotInfo,
     /// Width of an embedding.
     pub hidden: usize,
+    /// Virtual keys in front of the attention layers' own: every token counts its position behind them.
+    pub prefix_tokens: usize,
     adapter: Option<Box<dyn PromptAdapter>>,
 }
 
@@ -273,7 +288,7 @@ pub trait PromptAdapter: Send {
 impl PromptSlot {
     /// A slot with nothing attached.
     pub fn new(info: SlotInfo, hidden: usize) -> Self {
-        Self { info, hidden, adapter: None }
+        Self { info, hidden, prefix_tokens: 0, adapter: None }
     }
 
     /// Virtual tokens in front of every sequence.
@@ -343,10 +358,33 @@ pub struct StateSlot {
     pub state: usize,
     /// Inputs of the convolution before the first: its taps less one.
     pub context: usize,
+    /// What else than a start can be attached here.
+    pub extensions: StateExtensions,
     adapter: Option<Box<dyn StateAdapter>>,
 }
 
-/// A learned start of an SSM layer.
+/// Which hooks of a [`StateAdapter`] an SSM layer asks, besides initial state and convolution context.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct StateExtensions {
+    /// [`StateAdapter::virtual_inputs`].
+    pub virtual_inputs: bool,
+    /// [`StateAdapter::extra_states`].
+    pub extra_states: bool,
+    /// [`StateAdapter::output_offset`].
+    pub output_offset: bool,
+}
+
+/// States that are added to each channel of a selective scan.
+pub struct ExtraStates {
+    /// Their A_log, [inner, extra].
+    pub a_log: Var,
+    /// The projection of the convolved input to their B, [extra, inner].
+    pub b: Var,
+    /// The projection to their C, [extra, inner].
+    pub c: Var,
+}
+
+/// What a method may attach to an SSM layer: a learned start, and more. Every hook has nothing as its default.
 pub trait StateAdapter: Send {
     /// The state before the first token, [inner, state]; zeros where absent.
     fn initial_state(&self, _pass: &Pass<'_>) -> Result<Option<Var>> {
@@ -357,12 +395,37 @@ pub trait StateAdapter: Send {
     fn conv_context(&self, _pass: &Pass<'_>) -> Result<Option<Var>> {
         Ok(None)
     }
+
+    /// Inputs of the convolution and the scan in front of the first token, [virtual tokens, inner]; what comes out there is dropped.
+    fn virtual_inputs(&self, _pass: &Pass<'_>) -> Result<Option<Var>> {
+        Ok(None)
+    }
+
+    /// States to add to each channel.
+    fn extra_states(&self, _pass: &Pass<'_>) -> Result<Option<ExtraStates>> {
+        Ok(None)
+    }
+
+    /// What to add to the gated output of the scan, [batch, length, inner], from its C [batch, length, state] and gate z [batch, length, inner].
+    fn output_offset(&self, _pass: &Pass<'_>, _c: &Var, _z: &Var) -> Result<Option<Var>> {
+        Ok(None)
+    }
 }
 
 impl StateSlot {
     /// A slot with nothing attached.
     pub fn new(info: SlotInfo, inner: usize, state: usize, context: usize) -> Self {
-        Self { info, inner, state, context, adapter: None }
+        Self { info, inner, state, context, extensions: StateExtensions::default(), adapter: None }
+    }
+
+    /// The same slot in a layer that asks more hooks.
+    pub fn with(self, extensions: StateExtensions) -> Self {
+        Self { extensions, ..self }
+    }
+
+    /// What is attached.
+    pub(crate) fn adapter(&self) -> Option<&dyn StateAdapter> {
+        self.adapter.as_deref()
     }
 
     /// Initial state [batch, inner, state] and convolution context [batch, context, inner], where something is attached.

@@ -42,21 +42,21 @@ impl Tape {
         ))
     }
 
+    /// What `derived` make of a weight [out, in], one after the other, as a tensor that is kept.
+    pub fn derived_weight(&self, weight: &Var, derived: &[DerivedWeight]) -> Result<Var> {
+        let (mut inputs, derive) = (vec![weight], chain(derived));
+        inputs.extend(derived.iter().flat_map(|d| &d.params));
+        self.candle_fn("derived_weight", &inputs, move |v| derive(&v[0], &v[1..]))
+    }
+
     /// x W'ᵀ + bias, where W' is what `derived` make of the weight [out, in], one after the other: x [.., in] → [.., out]. W' is not
     /// kept but computed again in the backward pass; x and the parameters are.
-    pub fn derived_linear(&self, x: &Var, weight: &Var, bias: Option<&Var>, derived: Vec<DerivedWeight>) -> Result<Var> {
+    pub fn derived_linear(&self, x: &Var, weight: &Var, bias: Option<&Var>, derived: &[DerivedWeight]) -> Result<Var> {
         let mut inputs = vec![x, weight];
         inputs.extend(bias);
         let first = inputs.len();
         inputs.extend(derived.iter().flat_map(|d| &d.params));
-        let functions: Vec<_> = derived.iter().map(|d| (d.function.clone(), d.params.len())).collect();
-        let derive = move |weight: &Tensor, params: &[Tensor]| -> Result<Tensor> {
-            let mut start = 0;
-            functions.iter().try_fold(weight.clone(), |weight, (function, count)| {
-                start += count;
-                function(&weight, &params[start - count..start])
-            })
-        };
+        let derive = chain(derived);
         let params: Vec<Tensor> = inputs[first..].iter().map(|p| p.value().clone()).collect();
         let value = derive(weight.value(), &params)?;
         let product = Product::new(Operand::rows(x.value()), Operand::columns(&value), 1.0)?;
@@ -83,6 +83,18 @@ impl Tape {
             grads.extend(pulled);
             Ok(grads)
         }))
+    }
+}
+
+/// What the functions make of a weight one after the other, from the parameters of all.
+fn chain(derived: &[DerivedWeight]) -> impl Fn(&Tensor, &[Tensor]) -> Result<Tensor> + 'static {
+    let functions: Vec<_> = derived.iter().map(|d| (d.function.clone(), d.params.len())).collect();
+    move |weight, params| {
+        let mut start = 0;
+        functions.iter().try_fold(weight.clone(), |weight, (function, count)| {
+            start += count;
+            function(&weight, &params[start - count..start])
+        })
     }
 }
 
@@ -142,12 +154,16 @@ mod tests {
     fn derived(t: &Tape, v: &[Var]) -> Result<Var> {
         let add = DerivedWeight { params: vec![v[3].clone()], function: Rc::new(|w, p| w.broadcast_add(&p[0])) };
         let scale = DerivedWeight { params: vec![v[4].clone()], function: Rc::new(|w, p| w.broadcast_mul(&p[0].exp()?)) };
-        t.derived_linear(&v[0], &v[1], Some(&v[2]), vec![add, scale])
+        t.derived_linear(&v[0], &v[1], Some(&v[2]), &[add, scale])
     }
 
     #[test]
     fn derived_weights_chain_and_are_not_kept() -> Result<()> {
         check_gradients(&[&[2, 3, 4], &[5, 4], &[5], &[5, 1], &[1, 4]], derived)?;
+        check_gradients(&[&[5, 4], &[5, 1]], |t, v| {
+            let add = DerivedWeight { params: vec![v[1].clone()], function: Rc::new(|w, p| w.broadcast_add(&p[0])?.sqr()) };
+            t.derived_weight(&v[0], &[add])
+        })?;
         let tape = Tape::new();
         let vars: Vec<Var> = [[6, 4], [5, 4], [1, 5], [5, 1], [1, 4]].iter().map(|d| Var::constant(random(d, 1, DType::F32))).collect();
         let scale = tape.param(&Param::trainable("s", vars[4].value().clone()));
