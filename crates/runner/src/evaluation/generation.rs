@@ -20,12 +20,12 @@ pub fn generate(
     for (i, prompt) in prompts.iter().enumerate() {
         by_length.entry(prompt.len()).or_default().push(i);
     }
-    let limits = DecodeLimits { max_new_tokens, eos: tokenizer.eos_id() };
+    let limits = DecodeLimits { max_new_tokens, eos: tokenizer.eos_id().into_iter().collect(), stop: Vec::new() };
     let mut texts = vec![String::new(); prompts.len()];
     let mut tokens = 0;
     for indices in by_length.values().flat_map(|indices| indices.chunks(batch_size.max(1))) {
         let batch: Vec<Vec<u32>> = indices.iter().map(|&i| prompts[i].clone()).collect();
-        for (&i, ids) in indices.iter().zip(greedy(model, &batch, limits)?) {
+        for (&i, ids) in indices.iter().zip(greedy(model, &batch, &limits)?) {
             tokens += (prompts[i].len() + ids.len()) as u64;
             let text = tokenizer.decode(&ids)?;
             texts[i] = text.split(stop).next().unwrap_or_default().trim().to_owned();
