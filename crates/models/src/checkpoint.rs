@@ -49,9 +49,16 @@ impl Checkpoint {
         self.index.keys().map(String::as_str)
     }
 
+    /// The name under which the files have the tensor `name`: that one, or the one without its first segment. Checkpoints of GPT-2, BLOOM
+    /// and OPT were saved without their head and lack the `transformer.` or `model.` in front of every name.
+    fn stored<'n>(&self, name: &'n str) -> Option<(&'n str, usize)> {
+        let without_head = name.split_once('.').map(|(_, rest)| rest);
+        [Some(name), without_head].into_iter().flatten().find_map(|name| self.index.get(name).map(|&file| (name, file)))
+    }
+
     /// The tensor `name` in whatever shape it has, converted to f32.
     pub fn read(&self, name: &str) -> Result<Tensor> {
-        let Some(&file) = self.index.get(name) else { return Err(missing(&self.origin, name, self.names())) };
+        let Some((name, file)) = self.stored(name) else { return Err(missing(&self.origin, name, self.names())) };
         let (path, bytes) = &self.files[file];
         let tensors = parse(path, bytes)?;
         let view = tensors.tensor(name).map_err(|e| ModelError::Damaged { path: path.clone(), problem: e.to_string() })?;
@@ -94,7 +101,7 @@ impl Weights for Checkpoint {
     }
 
     fn contains(&self, name: &str) -> bool {
-        self.index.contains_key(name)
+        self.stored(name).is_some()
     }
 }
 

@@ -12,8 +12,9 @@ const PADDING: usize = 3;
 
 /// The fixtures that have a model which this release knows.
 fn cases() -> Vec<PathBuf> {
-    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/parity");
-    let mut cases: Vec<PathBuf> = std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()).collect();
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    let within = |folder: &str| std::fs::read_dir(fixtures.join(folder)).unwrap().map(|e| e.unwrap().path()).collect::<Vec<_>>();
+    let mut cases = [within("parity"), within("variants")].concat();
     cases.retain(|case| case.join("config.json").is_file() && load(case, &Device::Cpu).is_ok());
     cases.sort();
     cases

@@ -1,7 +1,7 @@
 //! Logits, hidden loss, the gradient of every parameter and greedy decoding against Hugging Face transformers.
 //!
-//! The cases lie in `tests/fixtures/parity`; `PEFTBENCH_PARITY` names another folder of the same form (see its README for how the
-//! files were made).
+//! The cases lie in `tests/fixtures/parity` and, less usual configurations, in `tests/fixtures/variants`; `PEFTBENCH_PARITY` names
+//! another folder of the former's form (see its README for how the files were made).
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -16,9 +16,10 @@ use std::path::{Path, PathBuf};
 const NOT_YET: [&str; 2] = ["mamba2", "jamba"];
 
 fn cases() -> Vec<PathBuf> {
-    let own = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/parity");
-    let folder = std::env::var_os("PEFTBENCH_PARITY").map_or(own, PathBuf::from);
-    let mut cases: Vec<PathBuf> = std::fs::read_dir(&folder).unwrap().map(|e| e.unwrap().path()).collect();
+    let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures");
+    let folder = std::env::var_os("PEFTBENCH_PARITY").map_or(fixtures.join("parity"), PathBuf::from);
+    let within = |folder: &Path| std::fs::read_dir(folder).unwrap().map(|e| e.unwrap().path()).collect::<Vec<_>>();
+    let mut cases = [within(&folder), within(&fixtures.join("variants"))].concat();
     let name = |path: &PathBuf| path.file_name().unwrap().to_string_lossy().into_owned();
     cases.retain(|path| path.is_dir() && !name(path).contains("__") && !NOT_YET.contains(&name(path).as_str()));
     cases.sort();
