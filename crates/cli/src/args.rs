@@ -12,8 +12,8 @@ use std::path::{Path, PathBuf};
 /// The sweep that ships, and that `peftbench sweep` runs when it is given none.
 pub const QUICK: &str = "experiments/quick.toml";
 
-/// The base models that ship, relative to the current folder.
-const SHIPPED_MODELS: &str = "bases";
+/// Where `peftbench fetch` puts models, and the base models that ship, relative to the current folder.
+const OWN_MODELS: [&str; 2] = ["models", "bases"];
 
 /// Environment variable with folders of models, separated as in PATH.
 const MODELS_VARIABLE: &str = "PEFTBENCH_MODELS";
@@ -37,6 +37,7 @@ pub enum Verb {
     Report(commands::report::Report),
     Show(commands::show::Show),
     Inspect(commands::inspect::Inspect),
+    Fetch(commands::fetch::Fetch),
     Ls(commands::ls::Ls),
     Pretrain(commands::pretrain::Pretrain),
     Doctor(commands::doctor::Doctor),
@@ -59,7 +60,7 @@ pub struct InputArgs {
     /// Folder of real data sets; without one only the tasks of the invented world work
     #[arg(long, value_name = "DIR", env = "PEFTBENCH_DATA", hide_env_values = true)]
     pub data: Option<PathBuf>,
-    /// Folder of models (DIR/NAME with config.json, or DIR/NAME.gguf), searched before PEFTBENCH_MODELS and `bases`; repeatable
+    /// Folder of models (DIR/NAME with config.json, or DIR/NAME.gguf), searched before PEFTBENCH_MODELS, `models` and `bases`; repeatable
     #[arg(long, value_name = "DIR")]
     pub models: Vec<PathBuf>,
 }
@@ -69,7 +70,7 @@ impl InputArgs {
     pub fn environment(&self, threads: usize) -> Environment {
         let variable = std::env::var_os(MODELS_VARIABLE).unwrap_or_default();
         let variable = std::env::split_paths(&variable).filter(|folder| !folder.as_os_str().is_empty());
-        let models = self.models.iter().cloned().chain(variable).chain([PathBuf::from(SHIPPED_MODELS)]).collect();
+        let models = self.models.iter().cloned().chain(variable).chain(OWN_MODELS.map(PathBuf::from)).collect();
         Environment { models, data: self.data.clone(), threads }
     }
 }

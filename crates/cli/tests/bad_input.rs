@@ -70,7 +70,7 @@ fn no_sweep_file_and_no_sweep_say_where_to_go() {
 fn a_missing_model_is_found_out_before_anything_is_run() {
     let playground = Playground::new();
     let message = refused(&playground, 7, "method = \"lora\"\n[axes]\nmodel = [\"tiny\", \"absent\"]");
-    assert!(message.contains("bad.toml:10: `axes.model[1]`: model `absent` is in none of: bases"), "{message}");
+    assert!(message.contains("bad.toml:10: `axes.model[1]`: model `absent` is in none of: models, bases"), "{message}");
     assert!(message.contains("(in the cell model = absent, seed = 0)") && message.contains("hint: "), "{message}");
 }
 

@@ -1,6 +1,7 @@
 //! Where models and data lie on this machine. Nothing here is part of a run's identity; what was found is recorded by hash.
 
 use crate::error::{Result, RunError};
+use crate::hub::{self, HubId, HubSettings, Kind};
 use peftbench_datasets::{DataSource, GgufVocabulary, TextTokenizer};
 use peftbench_models::gguf::GgufFile;
 use peftbench_models::{Model, load};
@@ -39,9 +40,28 @@ impl Environment {
         DataSource { folder: self.data.clone() }
     }
 
-    /// Finds model `name`: a path, or a folder or `.gguf` file of that name in one of the model folders. Names of hub models
-    /// (`state-spaces/mamba-130m-hf`) are found as nested folders or by their last part.
+    /// Finds model `name` in the model folders, else by its id on the Hugging Face hub (`state-spaces/mamba-130m-hf`, or
+    /// `OWNER/NAME@REVISION`): in the hub's cache, or fetched where this build can.
+    ///
+    /// # Errors
+    /// Where it is nowhere, with the places and the ways to get it.
     pub fn find_model(&self, name: &str) -> Result<ModelFiles> {
+        if let Some(files) = self.local_model(name) {
+            return Ok(files);
+        }
+        let searched: Vec<String> = self.models.iter().map(|folder| folder.display().to_string()).collect();
+        let searched = if searched.is_empty() { "no folder".to_owned() } else { searched.join(", ") };
+        let missing = |hub: String| RunError::NoModel { name: name.to_owned(), searched, hub };
+        let Some(id) = HubId::parse(name) else { return Err(missing(String::new())) };
+        match hub::snapshot(&id, Kind::Model, &HubSettings::from_env()) {
+            Ok(path) => Ok(ModelFiles { name: name.to_owned(), path }),
+            Err(error) => Err(missing(format!("; {error}"))),
+        }
+    }
+
+    /// Finds model `name` without the hub: a path, or a folder or `.gguf` file of that name in one of the model folders. The id of a hub's
+    /// model is found as nested folders or by its last part.
+    pub fn local_model(&self, name: &str) -> Option<ModelFiles> {
         let short = name.rsplit('/').next().unwrap_or(name);
         let mut candidates = vec![PathBuf::from(name)];
         for folder in &self.models {
@@ -54,19 +74,13 @@ impl Environment {
         }
         let is_model =
             |path: &PathBuf| path.join("config.json").is_file() || (path.is_file() && path.extension().is_some_and(|e| e == "gguf"));
-        match candidates.into_iter().find(is_model) {
-            Some(path) => Ok(ModelFiles { name: name.to_owned(), path }),
-            None => {
-                let searched: Vec<String> = self.models.iter().map(|folder| folder.display().to_string()).collect();
-                let searched = if searched.is_empty() { "no folder".to_owned() } else { searched.join(", ") };
-                Err(RunError::NoModel { name: name.to_owned(), searched })
-            }
-        }
+        candidates.into_iter().find(is_model).map(|path| ModelFiles { name: name.to_owned(), path })
     }
 }
 
 impl ModelFiles {
-    fn is_gguf(&self) -> bool {
+    /// Whether it is a GGUF file.
+    pub(crate) fn is_gguf(&self) -> bool {
         self.path.extension().is_some_and(|e| e == "gguf")
     }
 

@@ -24,13 +24,23 @@ pub enum RunError {
     Data(#[from] DataError),
     /// The model was looked for and not found.
     #[error(
-        "model `{name}` is in none of: {searched}; give its folder with `--models DIR` (a Hugging Face folder DIR/{name}, or DIR/{name}.gguf)"
+        "model `{name}` is in none of: {searched}; give its folder with `--models DIR` (a Hugging Face folder DIR/{name}, or DIR/{name}.gguf){hub}"
     )]
     NoModel {
         /// As in the spec.
         name: String,
         /// The places.
         searched: String,
+        /// Why it does not come from the hub, with a `; ` in front; empty where the name is no hub's id.
+        hub: String,
+    },
+    /// The hub does not give it.
+    #[error("`{id}` does not come from the Hugging Face hub: {problem}")]
+    Hub {
+        /// The id.
+        id: String,
+        /// Why.
+        problem: String,
     },
     /// Model and tokenizer do not belong together.
     #[error(
@@ -92,7 +102,9 @@ impl RunError {
             Self::Spec(_) | Self::Adapter(_) => FailureKind::InvalidSpec,
             Self::Model(ModelError::Unsupported { .. }) => FailureKind::InvalidSpec,
             Self::Model(ModelError::Compute(_)) | Self::Compute(_) => FailureKind::Crash,
-            Self::Model(_) | Self::Data(_) | Self::NoModel { .. } | Self::VocabularyMismatch { .. } => FailureKind::MissingInput,
+            Self::Model(_) | Self::Data(_) | Self::NoModel { .. } | Self::Hub { .. } | Self::VocabularyMismatch { .. } => {
+                FailureKind::MissingInput
+            }
             Self::NanLoss { .. } => FailureKind::NanLoss,
             Self::File { .. } => FailureKind::Io,
         }

@@ -3,7 +3,8 @@
 //! * [`run`]: loads, attaches, trains, evaluates, saves; says everything as events.
 //! * [`resolve`]: checks a spec against the tables of models, tasks and methods and fills in every default.
 //! * [`planner`]: what runs will take and what they would read, before they are run.
-//! * [`environment`]: where models and data lie; it is not part of a run's identity.
+//! * [`environment`]: where models and data lie; it is not part of a run's identity. [`hub`]: models by their id
+//!   on the Hugging Face hub; [`fetch`]: into folders of one's own.
 //! * [`trainer`], [`evaluation`], [`batch`]: the loop; [`optimizer`] and [`schedule`]: its update; [`checkpoint`]: its resumable state;
 //!   [`meter`]: time and memory by phase.
 //! * [`pretrain`]: makes the base models that ship.
@@ -16,7 +17,9 @@ pub mod checkpoint;
 pub mod environment;
 pub mod error;
 pub mod evaluation;
+pub mod fetch;
 pub mod files;
+pub mod hub;
 pub mod job;
 pub mod meter;
 pub mod optimizer;

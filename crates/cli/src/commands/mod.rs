@@ -3,6 +3,7 @@
 pub mod collect;
 pub mod completions;
 pub mod doctor;
+pub mod fetch;
 pub mod inspect;
 pub mod ls;
 pub mod plan;
@@ -30,6 +31,7 @@ pub fn run(cli: Cli) -> anyhow::Result<Exit> {
         Verb::Report(verb) => report::run(&verb),
         Verb::Show(verb) => show::run(&verb),
         Verb::Inspect(verb) => inspect::run(&verb),
+        Verb::Fetch(verb) => fetch::run(&verb),
         Verb::Ls(verb) => ls::run(&verb),
         Verb::Pretrain(verb) => pretrain::run(&verb),
         Verb::Doctor(verb) => doctor::run(&verb),

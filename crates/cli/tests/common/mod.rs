@@ -99,9 +99,11 @@ train = {{ epochs = 2, batch_size = 4, lr = 1e-3, max_length = 128 }}
         command.args(arguments).current_dir(self.folder.path()).stdin(Stdio::null());
         // A rerun that differs is kept for a look; here it goes with the folder.
         command.env("TMPDIR", self.folder.path());
-        for variable in ["PEFTBENCH_RESULTS", "PEFTBENCH_DATA", "PEFTBENCH_MODELS", "RAYON_NUM_THREADS"] {
+        let ours = ["PEFTBENCH_RESULTS", "PEFTBENCH_DATA", "PEFTBENCH_MODELS", "RAYON_NUM_THREADS"];
+        for variable in ours.into_iter().chain(["HF_HUB_CACHE", "HF_HUB_OFFLINE", "HF_ENDPOINT", "HF_TOKEN"]) {
             command.env_remove(variable);
         }
+        command.env("HF_HOME", self.path("hub-home"));
         command
     }
 

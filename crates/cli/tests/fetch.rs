@@ -1,0 +1,77 @@
+//! Models from elsewhere: another folder, the cache of the Hugging Face hub.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod common;
+
+use common::Playground;
+use std::fs;
+use std::path::Path;
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir_all(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        fs::copy(&path, to.join(path.file_name().unwrap())).unwrap();
+    }
+}
+
+#[test]
+fn the_models_of_a_sweep_come_from_another_folder_once() {
+    let playground = Playground::new();
+    playground.sweep_file("s", "method = \"none\"");
+    let ran = playground.expect(0, &["fetch", "tiny"]);
+    assert_eq!(ran.stdout, "tiny: bases/tiny\n", "it is there already");
+    fs::rename(playground.path("bases"), playground.path("far")).unwrap();
+    playground.expect(7, &["sweep", "s.toml"]);
+    for _ in 0..2 {
+        let ran = playground.expect(0, &["fetch", "--sweep", "s.toml", "--from", "far"]);
+        assert_eq!(ran.stdout, "tiny: models/tiny\n");
+    }
+    fs::remove_dir_all(playground.path("far")).unwrap();
+    playground.expect(0, &["sweep", "s.toml"]);
+    let ran = playground.expect(7, &["fetch", "absent", "--from", "models"]);
+    assert!(ran.error().contains("model `absent` is in none of: models; give its folder"), "{}", ran.stderr);
+    playground.expect(2, &["fetch"]);
+    playground.expect(2, &["fetch", "--dataset", "acme/data"]);
+}
+
+#[test]
+fn a_model_in_the_hubs_cache_is_run_by_its_id_and_fetched_into_a_folder() {
+    let playground = Playground::new();
+    playground.sweep_file("s", "method = \"none\"");
+    let repository = playground.path("hub-home/hub/models--acme--tiny");
+    copy(&playground.path("bases/tiny"), &repository.join("snapshots/c0ffee"));
+    fs::create_dir_all(repository.join("refs")).unwrap();
+    fs::write(repository.join("refs/main"), "c0ffee").unwrap();
+    fs::remove_dir_all(playground.path("bases")).unwrap();
+    let accuracy = |set: &str| {
+        let ran = playground.expect(0, &["run", "s.toml", "--set", set]);
+        ran.stdout.lines().find(|line| line.starts_with("test ")).unwrap().to_owned()
+    };
+    let by_branch = accuracy("model=acme/tiny");
+    assert_eq!(accuracy("model=acme/tiny@c0ffee"), by_branch);
+    let ran = playground.expect(0, &["fetch", "acme/tiny@c0ffee", "--models", "own"]);
+    assert_eq!(ran.stdout, "acme/tiny@c0ffee: own/acme/tiny@c0ffee\n");
+    fs::remove_dir_all(playground.path("hub-home")).unwrap();
+    playground.expect(0, &["run", "s.toml", "--set", "model=acme/tiny@c0ffee", "--results", "again", "--models", "own"]);
+}
+
+#[test]
+fn an_id_that_is_not_at_hand_says_every_way_to_get_it() {
+    let playground = Playground::new();
+    playground.sweep_file("s", "method = \"none\"");
+    let offline = |name: &str| {
+        let mut command = playground.command(&["run", "s.toml", "--set", &format!("model={name}")]);
+        common::Ran::of(command.env("HF_HUB_OFFLINE", "1").output().unwrap())
+    };
+    let ran = offline("acme/absent");
+    assert_eq!(ran.code, 7);
+    for part in ["`--models DIR`", "DIR/acme/absent", "hub-home/hub", "HF_HUB_OFFLINE is set"] {
+        assert!(ran.error().contains(part), "{part}: {}", ran.stderr);
+    }
+    if !cfg!(feature = "hub") {
+        let ran = playground.expect(7, &["run", "s.toml", "--set", "model=acme/absent"]);
+        assert!(ran.error().contains("build with `--features hub`"), "{}", ran.stderr);
+    }
+    assert!(!offline("absent").error().contains("hub"), "no id, no hub");
+}
