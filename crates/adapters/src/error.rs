@@ -1,8 +1,9 @@
 //! Errors of methods and policies.
 
 use peftbench_spec::SpecError;
+use std::path::PathBuf;
 
-/// What can go wrong when a method is attached or a policy decides.
+/// What can go wrong when a method is attached, an adapter is read or written, or a policy decides.
 #[derive(Debug, thiserror::Error)]
 pub enum AdapterError {
     /// An option, target or layer selection is wrong.
@@ -14,6 +15,22 @@ pub enum AdapterError {
         /// The method.
         method: String,
         /// What it cannot do, and the way out.
+        problem: String,
+    },
+    /// An adapter folder cannot be used.
+    #[error("adapter {}: {problem}", path.display())]
+    Folder {
+        /// The folder.
+        path: PathBuf,
+        /// What is wrong with it, and the way out.
+        problem: String,
+    },
+    /// A policy cannot take up the state that a checkpoint holds.
+    #[error(
+        "the state of the layer policy in the checkpoint cannot be read: {problem}; delete the run's folder `checkpoint` to begin anew"
+    )]
+    DamagedState {
+        /// What is wrong with it.
         problem: String,
     },
     /// A model's part failed.

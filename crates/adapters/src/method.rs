@@ -1,24 +1,37 @@
 //! The contract of a PEFT method.
 
 use crate::error::Result;
+use crate::folder::FileTensors;
 use crate::selection::Chosen;
 use peftbench_models::Model;
-use peftbench_ops::{Param, Tensor};
+use peftbench_ops::{Gradients, Param, Tape, Tensor, Var};
 use peftbench_spec::seed::Stream;
-use peftbench_spec::{SlotKind, TargetExpr};
-use serde_json::Value;
+use peftbench_spec::{Candidate, SlotKind, TargetExpr};
+use serde_json::{Map, Value};
 use std::collections::BTreeMap;
+use std::fmt::Debug;
+use std::sync::Arc;
 
 /// A PEFT method: what it attaches where, and what of it trains.
 pub trait Method: Send + Sync {
     /// The kinds of slot it attaches to. Empty: it has no use for targets and layers, and they are left out of a run's identity.
     fn slot_kinds(&self) -> &'static [SlotKind];
 
+    /// Whether it attaches to this one.
+    fn accepts(&self, candidate: &Candidate) -> bool {
+        self.slot_kinds().contains(&candidate.kind)
+    }
+
     /// The targets where the spec says `default`, for a model of this `model_type`.
     fn default_targets(&self, arch: &str) -> TargetExpr;
 
     /// Whether anything trains; zero-shot evaluation says no, and training options and the seed are left out of a run's identity.
     fn trains(&self) -> bool {
+        true
+    }
+
+    /// Whether the model computes what the base model does until something has been trained.
+    fn starts_as_base(&self) -> bool {
         true
     }
 
@@ -58,12 +71,14 @@ pub struct AttachContext<'a> {
     pub carried: &'a Carried,
     /// The stream of initialisation.
     pub init: &'a mut Stream,
+    /// The tensors will be set from an adapter folder: whatever shapes another program has allowed are allowed.
+    pub loading: bool,
 }
 
 /// One trained tensor.
 #[derive(Debug, Clone)]
 pub struct AdapterParam {
-    /// The tensor; its name is that in the adapter file.
+    /// The tensor; its name is that in the adapter file, unless [`AdapterParam::file_name`] says otherwise.
     pub param: Param,
     /// The layer it belongs to; layer policies leave tensors outside the layers alone.
     pub layer: Option<usize>,
@@ -71,6 +86,38 @@ pub struct AdapterParam {
     pub added: bool,
     /// The target term that selected it.
     pub matched_by: String,
+    /// Its learning rate is that of the run times this (LoRA+).
+    pub lr_factor: f64,
+    /// Its name in the adapter file, where that is not the tensor's own.
+    pub file_name: Option<String>,
+}
+
+impl AdapterParam {
+    /// A tensor that the method adds at `chosen`.
+    pub fn added(param: Param, chosen: &Chosen) -> Self {
+        let (layer, matched_by) = (chosen.layer, chosen.matched_by.clone());
+        Self { param, layer, added: true, matched_by, lr_factor: 1.0, file_name: None }
+    }
+
+    /// A tensor of the model's own.
+    pub fn own(param: Param, layer: Option<usize>, matched_by: String) -> Self {
+        Self { param, layer, added: false, matched_by, lr_factor: 1.0, file_name: None }
+    }
+
+    /// The same, with a learning rate of its own.
+    pub fn with_lr_factor(self, lr_factor: f64) -> Self {
+        Self { lr_factor, ..self }
+    }
+
+    /// The same, under another name in the adapter file.
+    pub fn saved_as(self, file_name: impl Into<String>) -> Self {
+        Self { file_name: Some(file_name.into()), ..self }
+    }
+
+    /// Its name in the adapter file.
+    pub fn name_in_file(&self) -> &str {
+        self.file_name.as_deref().unwrap_or_else(|| self.param.name())
+    }
 }
 
 /// What a method has attached.
@@ -78,11 +125,68 @@ pub struct AdapterParam {
 pub struct Attachment {
     /// All trained tensors, in the model's order.
     pub params: Vec<AdapterParam>,
-    /// `adapter_config.json`, without the base model's name.
+    /// Frozen tensors that are saved with the adapter, such as VeRA's random projections.
+    pub buffers: Vec<Param>,
+    /// `adapter_config.json`, without the base model's name; a list where several methods are attached.
     pub peft_config: Value,
+    /// Tensors that do not lie in the adapter file one by one.
+    pub forms: Vec<Arc<dyn FileForm>>,
+    /// What training does besides the gradient step.
+    pub training: Vec<Arc<dyn Training>>,
+}
+
+/// How some trained tensors lie in the adapter file, where they do not lie there one by one under their own names: LoRAs on row parts that
+/// Hugging Face knows as one, re-parametrised prefixes of which only the outcome is saved.
+pub trait FileForm: Debug + Send + Sync {
+    /// The trained tensors that it saves and loads.
+    fn params(&self) -> Vec<Param>;
+
+    /// What the file holds in their place.
+    fn write(&self) -> Result<Vec<(String, Tensor)>>;
+
+    /// Sets the tensors from a file.
+    fn read(&self, file: &mut FileTensors) -> Result<()>;
+
+    /// Adds keys of `adapter_config.json` that only training decides; called for the config of each attached method.
+    fn complete(&self, _config: &mut Map<String, Value>) {}
+}
+
+/// What a method does in training besides the gradient step: a term of the loss, and what follows an update.
+pub trait Training: Debug + Send + Sync {
+    /// A scalar that is added to the loss of every step.
+    fn penalty(&self, _tape: &Tape) -> Result<Option<Var>> {
+        Ok(None)
+    }
+
+    /// Called behind the optimizer's update.
+    fn after_step(&self, _step: &TrainingStep<'_>) -> Result<()> {
+        Ok(())
+    }
+
+    /// Frozen tensors that a resumed run needs to go on alike; a checkpoint holds and restores them by name.
+    fn state(&self) -> Vec<Param> {
+        Vec::new()
+    }
+}
+
+/// An optimizer step that has just been made.
+pub struct TrainingStep<'a> {
+    /// Steps of the stage so far, this one included.
+    pub step: u64,
+    /// Steps of the stage.
+    pub total: u64,
+    /// Its gradients, before clipping.
+    pub grads: &'a Gradients,
+    /// What clipping multiplied them with.
+    pub grad_scale: f64,
 }
 
 impl Attachment {
+    /// Trained tensors and `adapter_config.json`, with nothing else.
+    pub fn new(params: Vec<AdapterParam>, peft_config: Value) -> Self {
+        Self { params, peft_config, ..Self::default() }
+    }
+
     /// Trained scalars.
     pub fn num_trainable(&self) -> u64 {
         self.params.iter().map(|p| p.param.elem_count() as u64).sum()
@@ -90,7 +194,8 @@ impl Attachment {
 
     /// Scalars that the method added to the model.
     pub fn num_added(&self) -> u64 {
-        self.params.iter().filter(|p| p.added).map(|p| p.param.elem_count() as u64).sum()
+        let frozen: usize = self.buffers.iter().map(Param::elem_count).sum();
+        self.params.iter().filter(|p| p.added).map(|p| p.param.elem_count() as u64).sum::<u64>() + frozen as u64
     }
 
     /// Layers with a trained tensor, ascending.
@@ -103,9 +208,17 @@ impl Attachment {
 
     /// Joins what another method has attached to the same model.
     pub fn join(mut self, other: Attachment) -> Self {
+        let (config, other_config) = match (self.peft_config, other.peft_config) {
+            (Value::Null, config) => (config, Value::Null),
+            (config, Value::Null) => (config, Value::Null),
+            (first, second) => (with_tensors(first, &self.params), with_tensors(second, &other.params)),
+        };
         self.params.extend(other.params);
-        self.peft_config = match (self.peft_config, other.peft_config) {
-            (Value::Null, config) | (config, Value::Null) => config,
+        self.buffers.extend(other.buffers);
+        self.forms.extend(other.forms);
+        self.training.extend(other.training);
+        self.peft_config = match (config, other_config) {
+            (config, Value::Null) => config,
             (Value::Array(mut list), config) => {
                 list.push(config);
                 Value::Array(list)
@@ -114,4 +227,13 @@ impl Attachment {
         };
         self
     }
+}
+
+/// A method's table in a list of them, with the names of its tensors.
+fn with_tensors(mut config: Value, params: &[AdapterParam]) -> Value {
+    if let Value::Object(table) = &mut config {
+        let names: Vec<&str> = params.iter().map(AdapterParam::name_in_file).collect();
+        table.insert("tensors".to_owned(), names.into());
+    }
+    config
 }

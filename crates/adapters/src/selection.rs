@@ -3,6 +3,8 @@
 use crate::error::{AdapterError, Result};
 use crate::method::Method;
 use peftbench_models::Model;
+use peftbench_models::slots::LinearSlot;
+use peftbench_ops::linear::RowRanges;
 use peftbench_spec::{Candidate, LayerSelection, Role, SpecError, TargetExpr};
 
 /// One selected slot, or a row part of one.
@@ -52,7 +54,7 @@ pub fn choose(
         return Ok(Vec::new());
     }
     let all = model.candidates();
-    let usable: Vec<Candidate> = all.iter().filter(|c| method.slot_kinds().contains(&c.kind)).cloned().collect();
+    let usable: Vec<Candidate> = all.iter().filter(|c| method.accepts(c)).cloned().collect();
     let default = method.default_targets(model.arch());
     let targets = if targets.is_default() { &default } else { targets };
     let matches = targets.select(&usable).map_err(|error| explain(error, targets, &all, method_name, method))?;
@@ -67,6 +69,12 @@ pub fn choose(
         true => Err(SpecError::at("layers", format!("no slot that `{}` selects lies in the layers `{layers}`", targets.label())).into()),
         false => Ok(chosen),
     }
+}
+
+/// The output rows that `chosen` names in `slot`.
+pub(crate) fn rows_of(chosen: &Chosen, slot: &LinearSlot) -> RowRanges {
+    let part = chosen.part.as_ref().and_then(|name| slot.parts.iter().find(|part| part.name == name));
+    part.map_or_else(|| (0..slot.dims().0).into(), |part| part.rows.clone())
 }
 
 /// Says so where a term names slots that exist but that the method cannot attach to.

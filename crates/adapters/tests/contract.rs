@@ -34,7 +34,10 @@ fn attach(model: &mut dyn Model, method: &Component, targets: &[&str], layers: &
     let built = methods::build(method)?;
     let layers: LayerSelection = layers.parse()?;
     let chosen = choose(model, &method.name, &*built, &TargetExpr::new(targets.iter().copied()), &layers, seed)?;
-    built.attach(model, &mut AttachContext { chosen: &chosen, stage: 0, carried: &Carried::new(), init: &mut seed::stream(seed, "init") })
+    built.attach(
+        model,
+        &mut AttachContext { chosen: &chosen, stage: 0, carried: &Carried::new(), init: &mut seed::stream(seed, "init"), loading: false },
+    )
 }
 
 /// Every method with small options, on both architectures.

@@ -23,6 +23,26 @@ impl Tape {
             },
         ))
     }
+
+    /// The columns `ids` of `table`: table [d, vocabulary], ids [.., ] of type u32 → [.., d].
+    pub fn embedding_columns(&self, table: &Var, ids: &Tensor) -> Result<Var> {
+        let (width, columns) = table.value().dims2()?;
+        let flat = ids.flatten_all()?.to_dtype(DType::U32)?;
+        let mut dims = ids.dims().to_vec();
+        dims.push(width);
+        let output = table.value().index_select(&flat, 1)?.t()?.contiguous()?.reshape(dims)?;
+        Ok(self.record(
+            "embedding",
+            &[table],
+            output,
+            || vec![flat],
+            move |back| {
+                let grad = back.grad.reshape(((), width))?.t()?.contiguous()?;
+                let zeros = Tensor::zeros((width, columns), grad.dtype(), grad.device())?;
+                Ok(vec![Some(zeros.index_add(&back.saved[0], &grad, 1)?)])
+            },
+        ))
+    }
 }
 
 #[cfg(test)]
@@ -33,6 +53,8 @@ mod tests {
     #[test]
     fn repeated_rows_add_up() -> Result<()> {
         let ids = Tensor::new(&[[1u32, 3], [1, 0]], &Device::Cpu)?;
-        check_gradients(&[&[5, 3]], move |t, v| t.embedding(&v[0], &ids))
+        let by_columns = ids.clone();
+        check_gradients(&[&[5, 3]], move |t, v| t.embedding(&v[0], &ids))?;
+        check_gradients(&[&[3, 5]], move |t, v| t.embedding_columns(&v[0], &by_columns))
     }
 }

@@ -13,7 +13,9 @@ use serde_json::json;
 #[serde(deny_unknown_fields)]
 pub struct BitFit {}
 
-impl Options for BitFit {}
+impl Options for BitFit {
+    const PEFT_TYPE: Option<&'static str> = Some("PEFTBENCH_BITFIT");
+}
 
 impl Method for BitFit {
     fn slot_kinds(&self) -> &'static [SlotKind] {
@@ -31,6 +33,6 @@ impl Method for BitFit {
             let problem = format!("this {} model has no bias among the targets; leave the cell out with [[exclude]]", model.arch());
             return Err(AdapterError::Unsupported { method: "bitfit".to_owned(), problem });
         }
-        Ok(Attachment { peft_config: json!({ "peft_type": "PEFTBENCH_BITFIT" }), ..attachment })
+        Ok(Attachment { peft_config: json!({ "peft_type": Self::PEFT_TYPE }), ..attachment })
     }
 }

@@ -13,7 +13,9 @@ use serde_json::json;
 #[serde(deny_unknown_fields)]
 pub struct Full {}
 
-impl Options for Full {}
+impl Options for Full {
+    const PEFT_TYPE: Option<&'static str> = Some("PEFTBENCH_FULL");
+}
 
 impl Method for Full {
     fn slot_kinds(&self) -> &'static [SlotKind] {
@@ -27,6 +29,6 @@ impl Method for Full {
     fn attach(&self, model: &mut dyn Model, context: &mut AttachContext<'_>) -> Result<Attachment> {
         let term = |path: &str| context.chosen.iter().find(|c| c.slot == path).map(|c| c.matched_by.clone());
         let attachment = train_tensors(model, &|slot| term(&slot.info.path))?;
-        Ok(Attachment { peft_config: json!({ "peft_type": "PEFTBENCH_FULL" }), ..attachment })
+        Ok(Attachment { peft_config: json!({ "peft_type": Self::PEFT_TYPE }), ..attachment })
     }
 }

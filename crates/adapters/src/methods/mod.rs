@@ -14,6 +14,7 @@ use peftbench_models::slots::{ParamSlot, SlotMut};
 use peftbench_spec::{Component, SpecError, suggest};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
 
 /// A method's entry.
 pub struct MethodEntry {
@@ -25,55 +26,78 @@ pub struct MethodEntry {
     pub build: fn(&Component) -> peftbench_spec::error::Result<Box<dyn Method>>,
     /// The same component with every default filled in.
     pub resolve: fn(&Component) -> peftbench_spec::error::Result<Component>,
+    /// The options of an `adapter_config.json`, if it is this method's.
+    pub import: fn(&Map<String, Value>) -> peftbench_spec::error::Result<Option<Map<String, Value>>>,
+}
+
+const fn entry<T: Options + Method + 'static>(name: &'static str, summary: &'static str) -> MethodEntry {
+    MethodEntry { name, summary, build: build_as::<T>, resolve: resolve_as::<T>, import: import_as::<T> }
 }
 
 /// Every method, in the order of listings.
 pub const METHODS: &[MethodEntry] = &[
-    MethodEntry {
-        name: "none",
-        summary: "zero-shot: the base model as it is",
-        build: |c| build_from::<none::None>(c),
-        resolve: |c| resolve_as::<none::None>(c),
-    },
-    MethodEntry {
-        name: "full",
-        summary: "full fine-tuning: every tensor",
-        build: |c| build_from::<full::Full>(c),
-        resolve: |c| resolve_as::<full::Full>(c),
-    },
-    MethodEntry {
-        name: "selective",
-        summary: "the tensors that the targets name, whole",
-        build: |c| build_from::<selective::Selective>(c),
-        resolve: |c| resolve_as::<selective::Selective>(c),
-    },
-    MethodEntry {
-        name: "bitfit",
-        summary: "BitFit: the biases (Ben Zaken et al., 2022)",
-        build: |c| build_from::<bitfit::BitFit>(c),
-        resolve: |c| resolve_as::<bitfit::BitFit>(c),
-    },
-    MethodEntry {
-        name: "lora",
-        summary: "LoRA: low-rank updates of linear layers or their row parts (Hu et al., 2022)",
-        build: |c| build_from::<lora::Lora>(c),
-        resolve: |c| resolve_as::<lora::Lora>(c),
-    },
-    MethodEntry {
-        name: "prompt",
-        summary: "prompt tuning: virtual tokens in front of the input (Lester et al., 2021)",
-        build: |c| build_from::<prompt::PromptTuning>(c),
-        resolve: |c| resolve_as::<prompt::PromptTuning>(c),
-    },
+    entry::<none::None>("none", "zero-shot: the base model as it is"),
+    entry::<full::Full>("full", "full fine-tuning: every tensor"),
+    entry::<selective::Selective>("selective", "the tensors that the targets name, whole"),
+    entry::<bitfit::BitFit>("bitfit", "BitFit: the biases (Ben Zaken et al., 2022)"),
+    entry::<lora::Lora>("lora", "LoRA: low-rank updates of linear layers or their row parts (Hu et al., 2022)"),
+    entry::<prompt::PromptTuning>("prompt", "prompt tuning: virtual tokens in front of the input (Lester et al., 2021)"),
 ];
 
-/// Options that can say what is wrong with them.
-pub trait Options: DeserializeOwned + Serialize {
+/// A method's options, by Hugging Face's names where it has one.
+pub trait Options: DeserializeOwned + Serialize + Default {
+    /// `peft_type` of its `adapter_config.json`; none where there is nothing to save.
+    const PEFT_TYPE: Option<&'static str>;
+
+    /// Keys of `adapter_config.json` that may have any value: they say nothing that the options or the tensors do not.
+    const IGNORED: &'static [&'static str] = &[];
+
     /// Checks ranges; an error names the option.
     fn validate(&self) -> peftbench_spec::error::Result<()> {
         Ok(())
     }
+
+    /// Whether an `adapter_config.json` is this method's.
+    fn recognises(config: &Map<String, Value>) -> bool {
+        Self::PEFT_TYPE.is_some_and(|name| config.get("peft_type").is_some_and(|found| found == name))
+    }
+
+    /// The options in an `adapter_config.json`: the keys of these names, unless the method knows better.
+    fn from_peft(config: &Map<String, Value>) -> Map<String, Value> {
+        same_keys::<Self>(config)
+    }
 }
+
+/// The entries of an `adapter_config.json` whose keys are options of `T`.
+pub(crate) fn same_keys<T: Options>(config: &Map<String, Value>) -> Map<String, Value> {
+    let own = serde_json::to_value(T::default()).unwrap_or_default();
+    let known = |key: &str| own.get(key).is_some();
+    config.iter().filter(|(key, value)| known(key) && !value.is_null()).map(|(key, value)| (key.clone(), value.clone())).collect()
+}
+
+/// Keys of any `adapter_config.json` that change nothing here: what is attached where is told by the tensors' names.
+const IGNORED: [&str; 20] = [
+    "peft_type",
+    "peft_version",
+    "task_type",
+    "base_model_name_or_path",
+    "revision",
+    "inference_mode",
+    "auto_mapping",
+    "target_modules",
+    "exclude_modules",
+    "layers_to_transform",
+    "layers_pattern",
+    "fan_in_fan_out",
+    "megatron_core",
+    "megatron_config",
+    "qalora_group_size",
+    "ensure_weight_tying",
+    "init_weights",
+    "init_lora_weights",
+    "runtime_config",
+    "tensors",
+];
 
 fn parse<T: Options>(component: &Component) -> peftbench_spec::error::Result<T> {
     let options: T = component.parse_options()?;
@@ -81,7 +105,7 @@ fn parse<T: Options>(component: &Component) -> peftbench_spec::error::Result<T> 
     Ok(options)
 }
 
-fn build_from<T: Options + Method + 'static>(component: &Component) -> peftbench_spec::error::Result<Box<dyn Method>> {
+fn build_as<T: Options + Method + 'static>(component: &Component) -> peftbench_spec::error::Result<Box<dyn Method>> {
     Ok(Box::new(parse::<T>(component)?))
 }
 
@@ -89,7 +113,43 @@ fn resolve_as<T: Options>(component: &Component) -> peftbench_spec::error::Resul
     component.resolved(&parse::<T>(component)?)
 }
 
-fn entry(component: &Component) -> peftbench_spec::error::Result<&'static MethodEntry> {
+fn import_as<T: Options>(config: &Map<String, Value>) -> peftbench_spec::error::Result<Option<Map<String, Value>>> {
+    if !T::recognises(config) {
+        return Ok(None);
+    }
+    let options = T::from_peft(config);
+    let says_something = |value: &Value| match value {
+        Value::Null | Value::Bool(false) => false,
+        Value::Number(number) => number.as_f64() != Some(0.0),
+        Value::String(text) => !text.is_empty() && text != "none",
+        Value::Array(list) => !list.is_empty(),
+        Value::Object(table) => !table.is_empty(),
+        Value::Bool(true) => true,
+    };
+    let read = |key: &str| options.contains_key(key) || IGNORED.contains(&key) || T::IGNORED.contains(&key);
+    match config.iter().find(|(key, value)| !read(key) && says_something(value)) {
+        Some((key, value)) => {
+            Err(SpecError::at(key.as_str(), format!("`{value}` is not supported; without it the adapter would compute something else")))
+        }
+        None => Ok(Some(options)),
+    }
+}
+
+/// The method and options of an `adapter_config.json`.
+///
+/// # Errors
+/// Where no method has its `peft_type`, or a key asks for something that the method does not do.
+pub fn import(config: &Map<String, Value>) -> peftbench_spec::error::Result<Component> {
+    for method in METHODS {
+        if let Some(options) = (method.import)(config)? {
+            return Ok(Component { name: method.name.to_owned(), options });
+        }
+    }
+    let found = config.get("peft_type").map_or_else(|| "none".to_owned(), Value::to_string);
+    Err(SpecError::at("peft_type", format!("no method here writes adapters of type {found}")))
+}
+
+fn find(component: &Component) -> peftbench_spec::error::Result<&'static MethodEntry> {
     let names = || METHODS.iter().map(|m| m.name).collect::<Vec<_>>();
     let found = METHODS.iter().find(|m| m.name == component.name);
     found.ok_or_else(|| SpecError::at("type", format!("unknown method `{}`; {}", component.name, suggest::hint(&component.name, names()))))
@@ -97,12 +157,23 @@ fn entry(component: &Component) -> peftbench_spec::error::Result<&'static Method
 
 /// Builds a method; an unknown name or option is an error with the nearest right one.
 pub fn build(component: &Component) -> peftbench_spec::error::Result<Box<dyn Method>> {
-    (entry(component)?.build)(component)
+    (find(component)?.build)(component)
 }
 
 /// Fills in every default of a method's options.
 pub fn resolve(component: &Component) -> peftbench_spec::error::Result<Component> {
-    (entry(component)?.resolve)(component)
+    (find(component)?.resolve)(component)
+}
+
+/// Shows every slot to a visitor that may fail; the first error ends the visit.
+pub(crate) fn try_visit(model: &mut dyn Model, visitor: &mut dyn FnMut(SlotMut<'_>) -> Result<()>) -> Result<()> {
+    let mut outcome = Ok(());
+    model.visit_slots(&mut |slot| {
+        if outcome.is_ok() {
+            outcome = visitor(slot);
+        }
+    });
+    outcome
 }
 
 /// Sets the raw tensors that `wanted` accepts trainable: it returns the target term that selected the slot.
@@ -113,7 +184,7 @@ pub(crate) fn train_tensors(model: &mut dyn Model, wanted: &dyn Fn(&ParamSlot) -
             && let Some(matched_by) = wanted(slot)
         {
             slot.param.set_trainable(true);
-            params.push(AdapterParam { param: slot.param.clone(), layer: slot.info.layer, added: false, matched_by });
+            params.push(AdapterParam::own(slot.param.clone(), slot.info.layer, matched_by));
         }
     });
     Ok(Attachment { params, ..Attachment::default() })

@@ -12,7 +12,9 @@ use serde::{Deserialize, Serialize};
 #[serde(deny_unknown_fields)]
 pub struct None {}
 
-impl Options for None {}
+impl Options for None {
+    const PEFT_TYPE: Option<&'static str> = Option::None;
+}
 
 impl Method for None {
     fn slot_kinds(&self) -> &'static [SlotKind] {

@@ -27,8 +27,10 @@ pub struct PromptTuning {
 #[serde(rename_all = "snake_case")]
 pub enum Init {
     /// Embeddings of tokens drawn from the vocabulary.
+    #[serde(alias = "SAMPLE_VOCAB", alias = "TEXT")]
     SampleVocab,
     /// Standard normal, as `torch.nn.Embedding`.
+    #[serde(alias = "RANDOM")]
     Random,
 }
 
@@ -39,6 +41,18 @@ impl Default for PromptTuning {
 }
 
 impl Options for PromptTuning {
+    const PEFT_TYPE: Option<&'static str> = Some("PROMPT_TUNING");
+    /// Shapes of the model, and the text that an initialisation began with.
+    const IGNORED: &'static [&'static str] = &[
+        "token_dim",
+        "num_attention_heads",
+        "num_layers",
+        "num_transformer_submodules",
+        "modules_to_save",
+        "prompt_tuning_init_text",
+        "tokenizer_name_or_path",
+    ];
+
     fn validate(&self) -> peftbench_spec::error::Result<()> {
         match self.num_virtual_tokens {
             0 => Err(SpecError::at("num_virtual_tokens", "expected at least 1 virtual token, found 0")),
@@ -91,6 +105,10 @@ impl Method for PromptTuning {
         TargetExpr::default()
     }
 
+    fn starts_as_base(&self) -> bool {
+        false
+    }
+
     fn attach(&self, model: &mut dyn Model, context: &mut AttachContext<'_>) -> Result<Attachment> {
         let param = Param::trainable("prompt_embeddings", self.start(model, context)?);
         model.visit_slots(&mut |slot| {
@@ -108,6 +126,7 @@ impl Method for PromptTuning {
             "prompt_tuning_init": "RANDOM",
             "inference_mode": true,
         });
-        Ok(Attachment { params: vec![AdapterParam { param, layer: None, added: true, matched_by: "prompt".to_owned() }], peft_config })
+        let param = AdapterParam { added: true, ..AdapterParam::own(param, None, "prompt".to_owned()) };
+        Ok(Attachment::new(vec![param], peft_config))
     }
 }

@@ -13,7 +13,9 @@ use serde_json::json;
 #[serde(deny_unknown_fields)]
 pub struct Selective {}
 
-impl Options for Selective {}
+impl Options for Selective {
+    const PEFT_TYPE: Option<&'static str> = Some("PEFTBENCH_SELECTIVE");
+}
 
 impl Method for Selective {
     fn slot_kinds(&self) -> &'static [SlotKind] {
@@ -27,6 +29,6 @@ impl Method for Selective {
     fn attach(&self, model: &mut dyn Model, context: &mut AttachContext<'_>) -> Result<Attachment> {
         let term = |path: &str| context.chosen.iter().find(|c| c.slot == path).map(|c| c.matched_by.clone());
         let attachment = train_tensors(model, &|slot| term(&slot.info.path))?;
-        Ok(Attachment { peft_config: json!({ "peft_type": "PEFTBENCH_SELECTIVE" }), ..attachment })
+        Ok(Attachment { peft_config: json!({ "peft_type": Self::PEFT_TYPE }), ..attachment })
     }
 }

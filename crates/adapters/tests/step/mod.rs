@@ -94,7 +94,7 @@ impl Step {
         let method = methods::build(&Component::from_value(&json!({"type": "lora", "r": 8, "lora_alpha": 16})).unwrap()).unwrap();
         let layers: LayerSelection = shape.layers.parse().unwrap();
         let chosen = choose(&mut *model, "lora", &*method, &TargetExpr::new(shape.targets.iter().copied()), &layers, 0).unwrap();
-        let mut context = AttachContext { chosen: &chosen, stage: 0, carried: &Carried::new(), init: &mut seed::stream(1, "init") };
+        let mut context = AttachContext { chosen: &chosen, stage: 0, carried: &Carried::new(), init: &mut seed::stream(1, "init"), loading: false };
         let params: Vec<Param> = method.attach(&mut *model, &mut context).unwrap().params.into_iter().map(|p| p.param).collect();
         let moments = params.iter().map(|p| [p.value().zeros_like().unwrap(), p.value().zeros_like().unwrap()]).collect();
         let mut stream = seed::stream(1, "tokens");
