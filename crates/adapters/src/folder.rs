@@ -61,7 +61,7 @@ impl AdapterFolder {
 
     /// The methods in it with their options, one for each table of the config.
     pub fn methods(&self) -> Result<Vec<Component>> {
-        self.configs.iter().map(|config| methods::import(config).map_err(|error| self.wrong(error.to_string()))).collect()
+        self.configs.iter().map(|config| methods::import(config, &self.tensors).map_err(|error| self.wrong(error.to_string()))).collect()
     }
 
     /// The slots of `model` for which the file has tensors of the `index`th method: each by its whole path, so that whatever chose them
@@ -78,16 +78,22 @@ impl AdapterFolder {
         TargetExpr::new(all.iter().filter(|c| found.contains(c.path.as_str())).map(|c| c.path.clone()))
     }
 
+    /// `layers_to_transform` of the `index`th method.
+    fn layers(&self, index: usize) -> LayerSelection {
+        let list = self.configs[index].get("layers_to_transform").and_then(Value::as_array);
+        let indices = list.map(|list| list.iter().filter_map(Value::as_u64).map(|layer| layer as usize).collect::<Vec<_>>());
+        indices.filter(|list| !list.is_empty()).map_or(LayerSelection::All, LayerSelection::Indices)
+    }
+
     /// Attaches the adapter to a fresh `model` and sets its tensors.
     pub fn attach(&self, model: &mut dyn Model) -> Result<Attachment> {
         let mut all = Attachment::default();
         for (index, component) in self.methods()?.iter().enumerate() {
             let method = methods::build(component)?;
             let targets = self.targets(model, index, &*method);
-            let chosen = match targets.is_default() {
-                true => Vec::new(),
-                false => choose(model, &component.name, &*method, &targets, &LayerSelection::All, 0)?,
-            };
+            // Where the names tell nothing, as with the one tensor of all prefixes, it is attached wherever it can be.
+            let layers = if targets.is_default() { self.layers(index) } else { LayerSelection::All };
+            let chosen = choose(model, &component.name, &*method, &targets, &layers, 0)?;
             let init = &mut seed::stream(0, "init");
             let mut context = AttachContext { chosen: &chosen, stage: 0, carried: &Carried::new(), init, loading: true };
             all = all.join(method.attach(model, &mut context)?);

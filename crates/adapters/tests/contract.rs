@@ -40,14 +40,27 @@ fn attach(model: &mut dyn Model, method: &Component, targets: &[&str], layers: &
     )
 }
 
-/// Every method with small options, on both architectures.
+/// Methods of which a transformer without SSM layers has nothing to adapt.
+const SSM_ONLY: [&str; 4] = ["initial_state", "state_offset", "additional_scan", "lora_tensor"];
+
+/// Every method with small options, on every architecture that has something for it.
 fn grid() -> Vec<(Component, &'static str)> {
     let small = |name: &str| match name {
-        "lora" => json!({"type": "lora", "r": 2}),
-        "prompt" => json!({"type": "prompt", "num_virtual_tokens": 3}),
+        "lora" | "hra" | "miss" | "lora_tensor" => json!({"type": name, "r": 2}),
+        "oft" => json!({"type": "oft", "oft_block_size": 4}),
+        "boft" => json!({"type": "boft", "boft_n_butterfly_factor": 2}),
+        "fourierft" => json!({"type": "fourierft", "n_frequency": 10, "init_weights": true}),
+        "prompt" | "p_tuning" | "prefix" => json!({"type": name, "num_virtual_tokens": 3}),
+        "series" | "parallel" => json!({"type": name, "bottleneck_size": 4}),
+        "additional_scan" => json!({"type": name, "d_state": 2}),
+        "initial_state" => json!({"type": name, "conv_state": true}),
+        "combined" => {
+            json!({"type": name, "methods": [{"type": "lora", "r": 2, "layers": "first:1"}, {"type": "selective", "targets": "role:norm"}]})
+        }
         name => json!(name),
     };
-    METHODS.iter().flat_map(|m| ["llama", "mamba"].map(|arch| (Component::from_value(&small(m.name)).unwrap(), arch))).collect()
+    let cells = METHODS.iter().flat_map(|m| ["llama", "mamba"].map(|arch| (Component::from_value(&small(m.name)).unwrap(), arch)));
+    cells.filter(|(method, arch)| *arch == "mamba" || !SSM_ONLY.contains(&method.name.as_str())).collect()
 }
 
 fn ids() -> Tensor {
@@ -77,12 +90,15 @@ fn the_gradient_store_holds_exactly_the_declared_tensors() {
 
 #[test]
 fn methods_that_promise_it_start_as_the_base_model() {
-    for (method, arch) in grid().into_iter().filter(|(m, _)| m.name != "prompt") {
+    for (method, arch) in grid().into_iter().filter(|(m, _)| methods::build(m).unwrap().starts_as_base()) {
         let plain = base(arch).all_logits(&ids(), None).unwrap();
         let mut model = base(arch);
         attach(&mut *model, &method, &[], "all", 0).unwrap();
         let attached = model.all_logits(&ids(), None).unwrap();
-        assert_eq!(plain.to_vec3::<f32>().unwrap(), attached.to_vec3::<f32>().unwrap(), "{} on {arch}", method.name);
+        let off = (plain - attached).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
+        // HRA's pairs of reflections cancel only to rounding.
+        let allowed = if method.name == "hra" { 1e-5 } else { 0.0 };
+        assert!(off <= allowed, "{} on {arch}: {off}", method.name);
     }
 }
 
@@ -134,6 +150,15 @@ fn trainable_counts_on_mamba_130m_are_the_papers() {
     assert_eq!(count(json!("selective"), &["conv1d.weight", "conv1d.bias"]), 184_320);
     assert_eq!(count(json!("selective"), &["mixer.D", "role:norm"]), 56_064);
     assert_eq!(count(json!("bitfit"), &[]), 73_728);
+    assert_eq!(count(json!({"type": "initial_state", "conv_state": true}), &[]), 700_416);
+    assert_eq!(count(json!("initial_state"), &[]), 589_824);
+    assert_eq!(count(json!("additional_scan"), &[]), 884_736);
+    assert_eq!(count(json!({"type": "prefix", "num_virtual_tokens": 1}), &[]), 36_864);
+    assert_eq!(count(json!({"type": "prompt", "num_virtual_tokens": 16}), &[]), 12_288);
+    // The released SDLoRA baseline of LoRA with rank 2 on three places, as two entries.
+    let entry = |targets: Value| json!({"type": "lora", "r": 2, "targets": targets});
+    let both = json!({"type": "combined", "methods": [entry(json!(["out_proj", "dt_proj"])), entry(json!(["x_proj.dt", "x_proj.B", "x_proj.C"]))]});
+    assert_eq!(count(both, &[]), 411_648);
 }
 
 #[test]

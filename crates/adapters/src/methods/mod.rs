@@ -1,20 +1,44 @@
 //! The table of methods.
 
+pub mod additional_scan;
 pub mod bitfit;
+pub mod boft;
+pub mod bottleneck;
+pub mod combined;
+mod encoder;
+pub mod fourierft;
 pub mod full;
+pub mod hra;
+pub mod ia3;
+pub mod initial_state;
+pub mod ln_tuning;
 pub mod lora;
+pub mod lora_tensor;
+pub mod miss;
 pub mod none;
+pub mod oft;
+pub mod p_tuning;
+mod parts;
+pub mod prefix;
 pub mod prompt;
+mod rotation;
 pub mod selective;
+pub mod state_offset;
+mod torch_random;
 
 use crate::error::Result;
 use crate::method::{AdapterParam, Attachment, Method};
 use peftbench_models::Model;
 use peftbench_models::slots::{ParamSlot, SlotMut};
+use peftbench_ops::Tensor;
 use peftbench_spec::{Component, SpecError, suggest};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
+use std::collections::BTreeMap;
+
+/// The tensors of an adapter file, by name.
+pub type Tensors = BTreeMap<String, Tensor>;
 
 /// A method's entry.
 pub struct MethodEntry {
@@ -27,7 +51,7 @@ pub struct MethodEntry {
     /// The same component with every default filled in.
     pub resolve: fn(&Component) -> peftbench_spec::error::Result<Component>,
     /// The options of an `adapter_config.json`, if it is this method's.
-    pub import: fn(&Map<String, Value>) -> peftbench_spec::error::Result<Option<Map<String, Value>>>,
+    pub import: fn(&Map<String, Value>, &Tensors) -> peftbench_spec::error::Result<Option<Map<String, Value>>>,
 }
 
 const fn entry<T: Options + Method + 'static>(name: &'static str, summary: &'static str) -> MethodEntry {
@@ -41,7 +65,23 @@ pub const METHODS: &[MethodEntry] = &[
     entry::<selective::Selective>("selective", "the tensors that the targets name, whole"),
     entry::<bitfit::BitFit>("bitfit", "BitFit: the biases (Ben Zaken et al., 2022)"),
     entry::<lora::Lora>("lora", "LoRA: low-rank updates of linear layers or their row parts (Hu et al., 2022)"),
+    entry::<ia3::Ia3>("ia3", "IA³: a factor for each output, or input, of a layer (Liu et al., 2022)"),
+    entry::<oft::Oft>("oft", "OFT: block-diagonal rotation of a layer's input (Qiu et al., 2023)"),
+    entry::<boft::Boft>("boft", "BOFT: rotation in butterfly factors (Liu et al., 2024)"),
+    entry::<hra::Hra>("hra", "HRA: Householder reflections of a layer's input (Yuan et al., 2024)"),
+    entry::<fourierft::FourierFt>("fourierft", "FourierFT: coefficients of the update's Fourier spectrum (Gao et al., 2024)"),
+    entry::<miss::Miss>("miss", "MiSS, also called Bone: one update shared by shards of the weight (Kang and Yin, 2024)"),
+    entry::<ln_tuning::LnTuning>("ln_tuning", "LN tuning: weights and biases of the normalisation layers (Zhao et al., 2023)"),
+    entry::<bottleneck::Series>("series", "series adapters: a bottleneck in front of or behind a layer (Houlsby et al., 2019)"),
+    entry::<bottleneck::Parallel>("parallel", "parallel adapters: a bottleneck beside a layer (He et al., 2022)"),
     entry::<prompt::PromptTuning>("prompt", "prompt tuning: virtual tokens in front of the input (Lester et al., 2021)"),
+    entry::<p_tuning::PTuning>("p_tuning", "P-tuning: virtual tokens that a small network makes (Liu et al., 2021)"),
+    entry::<prefix::PrefixTuning>("prefix", "prefix tuning: virtual keys and values, or inputs of an SSM (Li and Liang, 2021)"),
+    entry::<initial_state::InitialState>("initial_state", "the initial state of an SSM, and its convolution's context (arXiv 2410.09016)"),
+    entry::<state_offset::StateOffset>("state_offset", "state-offset tuning: a state added where an SSM reads its own (Kang et al., 2025)"),
+    entry::<additional_scan::AdditionalScan>("additional_scan", "additional-scan: more states for each channel of an SSM (Yoshimura et al., 2025)"),
+    entry::<lora_tensor::LoraTensor>("lora_tensor", "LoRA on raw tensors seen as matrices, such as A_log (arXiv 2410.09016)"),
+    entry::<combined::Combined>("combined", "several methods, each with targets and layers of its own"),
 ];
 
 /// A method's options, by Hugging Face's names where it has one.
@@ -66,6 +106,9 @@ pub trait Options: DeserializeOwned + Serialize + Default {
     fn from_peft(config: &Map<String, Value>) -> Map<String, Value> {
         same_keys::<Self>(config)
     }
+
+    /// Corrects these options where the tensors beside the config say otherwise.
+    fn correct(_options: &mut Map<String, Value>, _tensors: &Tensors) {}
 }
 
 /// The entries of an `adapter_config.json` whose keys are options of `T`.
@@ -113,11 +156,12 @@ fn resolve_as<T: Options>(component: &Component) -> peftbench_spec::error::Resul
     component.resolved(&parse::<T>(component)?)
 }
 
-fn import_as<T: Options>(config: &Map<String, Value>) -> peftbench_spec::error::Result<Option<Map<String, Value>>> {
+fn import_as<T: Options>(config: &Map<String, Value>, tensors: &Tensors) -> peftbench_spec::error::Result<Option<Map<String, Value>>> {
     if !T::recognises(config) {
         return Ok(None);
     }
-    let options = T::from_peft(config);
+    let mut options = T::from_peft(config);
+    T::correct(&mut options, tensors);
     let says_something = |value: &Value| match value {
         Value::Null | Value::Bool(false) => false,
         Value::Number(number) => number.as_f64() != Some(0.0),
@@ -135,13 +179,13 @@ fn import_as<T: Options>(config: &Map<String, Value>) -> peftbench_spec::error::
     }
 }
 
-/// The method and options of an `adapter_config.json`.
+/// The method and options of an `adapter_config.json`, whose `tensors` lie beside it.
 ///
 /// # Errors
 /// Where no method has its `peft_type`, or a key asks for something that the method does not do.
-pub fn import(config: &Map<String, Value>) -> peftbench_spec::error::Result<Component> {
+pub fn import(config: &Map<String, Value>, tensors: &Tensors) -> peftbench_spec::error::Result<Component> {
     for method in METHODS {
-        if let Some(options) = (method.import)(config)? {
+        if let Some(options) = (method.import)(config, tensors)? {
             return Ok(Component { name: method.name.to_owned(), options });
         }
     }

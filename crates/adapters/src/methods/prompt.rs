@@ -1,6 +1,7 @@
 //! Prompt tuning (Lester, Al-Rfou and Constant, 2021): trained embeddings in front of every input.
 
 use super::Options;
+use super::encoder::has_network;
 use crate::error::Result;
 use crate::method::{AdapterParam, AttachContext, Attachment, Method};
 use peftbench_models::slots::{PromptAdapter, SlotMut};
@@ -10,7 +11,7 @@ use peftbench_spec::{Role, SlotKind, SpecError, TargetExpr};
 use rand::RngExt;
 use rand_distr::{Distribution, StandardNormal};
 use serde::{Deserialize, Serialize};
-use serde_json::json;
+use serde_json::{Map, Value, json};
 
 /// Options, by Hugging Face's names.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -51,7 +52,17 @@ impl Options for PromptTuning {
         "modules_to_save",
         "prompt_tuning_init_text",
         "tokenizer_name_or_path",
+        "encoder_reparameterization_type",
+        "encoder_hidden_size",
+        "encoder_num_layers",
+        "encoder_dropout",
     ];
+
+    /// Also what P-tuning's network has made, where only that is in the file.
+    fn recognises(config: &Map<String, Value>) -> bool {
+        let is = |name: &str| config.get("peft_type").is_some_and(|found| found == name);
+        is("PROMPT_TUNING") || (is("P_TUNING") && !has_network(config))
+    }
 
     fn validate(&self) -> peftbench_spec::error::Result<()> {
         match self.num_virtual_tokens {

@@ -1,0 +1,87 @@
+//! State-offset tuning of SSMs (Kang et al., 2025, "State-offset tuning: state-based parameter-efficient fine-tuning for state space models",
+//! arXiv 2503.03499, section 4): a trained state h' [inner, state] is added where the state is read, at every step alike,
+//! y_t = (C_t (h_t + h') + D u_t) silu(z_t). With `offset = "output"` a trained y' [inner] takes the place of C_t h'.
+//!
+//! Both start at zero. A step keeps C and z, which the scan keeps anyway.
+
+use super::Options;
+use super::parts::{attach_state, tensor_name, unsupported};
+use crate::error::Result;
+use crate::method::{AttachContext, Attachment, Method};
+use peftbench_models::slots::StateAdapter;
+use peftbench_models::{Model, Pass};
+use peftbench_ops::{DType, Device, Param, Tensor, Var};
+use peftbench_spec::{SlotKind, TargetExpr};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+/// Options.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct StateOffset {
+    /// What is added where.
+    pub offset: Offset,
+}
+
+/// What is added where.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Offset {
+    /// h' to the state, as C reads it.
+    #[default]
+    State,
+    /// y' to the output, before the gate.
+    Output,
+}
+
+impl Options for StateOffset {
+    const PEFT_TYPE: Option<&'static str> = Some("PEFTBENCH_STATE_OFFSET");
+}
+
+struct Added {
+    value: Param,
+    offset: Offset,
+    layer: Option<usize>,
+}
+
+impl StateAdapter for Added {
+    fn output_offset(&self, pass: &Pass<'_>, c: &Var, z: &Var) -> peftbench_ops::Result<Option<Var>> {
+        let (tape, offset) = (pass.tape, self.offset);
+        let value = tape.scale(&tape.param(&self.value), pass.scale_of(self.layer))?;
+        let added = tape.candle_fn("state_offset", &[&value, c, z], move |v| {
+            let (value, c, z) = (&v[0], &v[1], &v[2]);
+            let gate = z.contiguous()?.silu()?;
+            match offset {
+                Offset::State => c.contiguous()?.broadcast_matmul(&value.t()?)?.mul(&gate),
+                Offset::Output => gate.broadcast_mul(value),
+            }
+        });
+        added.map(Some)
+    }
+}
+
+impl Method for StateOffset {
+    fn slot_kinds(&self) -> &'static [SlotKind] {
+        &[SlotKind::State]
+    }
+
+    fn default_targets(&self, _arch: &str) -> TargetExpr {
+        TargetExpr::new(["*"])
+    }
+
+    fn attach(&self, model: &mut dyn Model, context: &mut AttachContext<'_>) -> Result<Attachment> {
+        let params = attach_state(model, context, &mut |slot, _, chosen, _| {
+            if !slot.extensions.output_offset {
+                return Err(unsupported("state_offset", format!("the layer of `{}` cannot add it; take it away with `!`", chosen.slot)));
+            }
+            let (name, dims) = match self.offset {
+                Offset::State => ("state_offset", vec![slot.inner, slot.state]),
+                Offset::Output => ("output_offset", vec![slot.inner]),
+            };
+            let value = Param::trainable(tensor_name(chosen, name), Tensor::zeros(dims, DType::F32, &Device::Cpu)?);
+            slot.attach(Box::new(Added { value: value.clone(), offset: self.offset, layer: chosen.layer }));
+            Ok(vec![value])
+        })?;
+        Ok(Attachment::new(params, json!({ "peft_type": Self::PEFT_TYPE, "offset": self.offset })))
+    }
+}
