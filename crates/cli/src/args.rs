@@ -40,10 +40,13 @@ pub enum Verb {
     Fetch(commands::fetch::Fetch),
     Ls(commands::ls::Ls),
     Pretrain(commands::pretrain::Pretrain),
+    Profile(commands::profile::ProfileVerb),
     Doctor(commands::doctor::Doctor),
     Completions(commands::completions::Completions),
     #[command(hide = true)]
     Worker(commands::worker::Worker),
+    #[command(hide = true)]
+    ProfileCell(commands::profile::ProfileCell),
 }
 
 /// Where results go.

@@ -16,20 +16,26 @@ impl WorkerCommand {
         Ok(Self { program: program()?, environment })
     }
 
-    /// The command for the run in `run_dir`. Of the environment variables only the number of threads is set.
+    /// The command for the run in `run_dir`.
     pub fn command(&self, run_dir: &Path) -> Command {
+        let mut command = self.verb("worker");
+        command.arg("--run-dir").arg(run_dir).args(["--threads", &self.environment.threads.to_string()]);
+        command
+    }
+
+    /// This program with `verb` and where it reads from. Of the environment variables only the number of threads is set.
+    pub fn verb(&self, verb: &str) -> Command {
         let mut command = Command::new(&self.program);
         #[cfg(unix)]
         std::os::unix::process::CommandExt::arg0(&mut command, "peftbench");
-        let threads = self.environment.threads.to_string();
-        command.arg("worker").arg("--run-dir").arg(run_dir).args(["--threads", &threads]);
+        command.arg(verb);
         for folder in &self.environment.models {
             command.arg("--models").arg(folder);
         }
         if let Some(folder) = &self.environment.data {
             command.arg("--data").arg(folder);
         }
-        command.env("RAYON_NUM_THREADS", threads);
+        command.env("RAYON_NUM_THREADS", self.environment.threads.to_string());
         command
     }
 }

@@ -49,6 +49,8 @@ pub struct LayerRecord {
     pub layer: usize,
     /// The policy's importance.
     pub importance: Option<f64>,
+    /// Mean loss of the probes that suppressed it.
+    pub probe_loss: Option<f64>,
     /// Whether the layer trained.
     pub selected: bool,
 }
@@ -165,8 +167,8 @@ impl RunEvents {
                 let record = Predictions { step, split, items };
                 replace(&mut self.predictions, attempt, record, |a, b| a.step == b.step && a.split == b.split);
             }
-            Event::Layer { step, layer, importance, selected } => {
-                let record = LayerRecord { step, layer, importance, selected };
+            Event::Layer { step, layer, importance, probe_loss, selected } => {
+                let record = LayerRecord { step, layer, importance, probe_loss, selected };
                 self.layers.push(Attributed { attempt, record });
             }
             Event::Phase(record) => self.phases.push(Attributed { attempt, record }),

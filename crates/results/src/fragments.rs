@@ -389,6 +389,7 @@ fn layer_row(run_id: &str, entry: &Attributed<crate::events::LayerRecord>) -> La
         step: entry.record.step,
         layer: entry.record.layer as u64,
         importance: entry.record.importance,
+        probe_loss_nats: entry.record.probe_loss,
         selected: entry.record.selected,
     }
 }

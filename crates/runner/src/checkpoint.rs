@@ -49,8 +49,8 @@ pub struct StepSummary {
 pub struct Saved {
     /// Where the run stands.
     pub progress: Progress,
-    /// Tensors by name: trained values (`value/…`), moments (`first/…`, `second/…`), values of the best epoch (`best/…`), and what the
-    /// stage before handed on (`carried/…`).
+    /// Tensors by name: trained values (`value/…`), moments (`first/…`, `second/…`), values of the best epoch (`best/…`), what the
+    /// stage before handed on (`carried/…`), and what methods keep from step to step (`method/…`).
     pub tensors: BTreeMap<String, Tensor>,
 }
 

@@ -7,15 +7,17 @@ use crate::evaluation::{EvalSplit, Evaluation};
 use crate::files::write_atomically;
 use crate::meter::Phase;
 use crate::planner::load_splits;
+use crate::probe::ProbeData;
 use crate::resolve::{attach_all, build_methods};
 use crate::trainer::{Trainer, total_steps};
 use peftbench_adapters::export::adapter_files;
 use peftbench_adapters::method::Carried;
 use peftbench_adapters::policies::{self, PolicyContext};
 use peftbench_adapters::{Attachment, Method};
-use peftbench_datasets::{Encoded, Scoring, Splits, Task, TextTokenizer, encode_example, tasks};
+use peftbench_datasets::{Encoded, Example, Scoring, Task, TextTokenizer, encode_example, tasks};
 use peftbench_models::Model;
-use peftbench_ops::{Device, Tensor};
+use peftbench_models::slots::SlotMut;
+use peftbench_ops::{Device, Param, Tensor};
 use peftbench_spec::RunSpec;
 use peftbench_spec::event::{EvalRecord, Event, FailureKind, ParamRecord, PhaseRecord, SCHEMA_VERSION, Setup, Summary};
 use peftbench_spec::manifest::Inputs;
@@ -84,6 +86,8 @@ struct Run<'a> {
     task: Box<dyn Task>,
     tokenizer: TextTokenizer,
     train: Vec<Encoded>,
+    /// The validation split as training would see it, for policies that probe.
+    valid_answers: Vec<Encoded>,
     valid: EvalSplit,
     test: EvalSplit,
     methods: Vec<Box<dyn Method>>,
@@ -151,12 +155,13 @@ impl<'a> Run<'a> {
             test_samples: splits.test.len(),
             ..Setup::default()
         };
-        let train = encode_train(&splits, &*task, &tokenizer, spec)?;
+        let train = encode_answers(&splits.train, &*task, &tokenizer, spec)?;
+        let valid_answers = encode_answers(&splits.valid, &*task, &tokenizer, spec)?;
         let eval = |examples| EvalSplit::new(examples, &*task, &tokenizer, spec.train.max_length, spec.train.eval_batch_size);
         let (valid, test) = (eval(splits.valid)?, eval(splits.test)?);
         let methods = build_methods(spec)?;
         let run =
-            Self { job, device, files, task, tokenizer, train, valid, test, methods, started, phases: BTreeMap::new(), eval_tokens: 0 };
+            Self { job, device, files, task, tokenizer, train, valid_answers, valid, test, methods, started, phases: BTreeMap::new(), eval_tokens: 0 };
         Ok((run, model, setup))
     }
 
@@ -225,10 +230,18 @@ impl<'a> Run<'a> {
         let base_bytes = model.params().iter().map(|p| p.elem_count() as u64 * 4).sum();
         let context = PolicyContext { num_layers: model.num_layers(), layers: attachment.layers(), seed: self.job.spec.seed };
         let policy = policies::build(&self.job.spec.policy, context)?;
-        let train = std::mem::take(&mut self.train);
-        let mut trainer = Trainer::new(self.job.spec, &train, self.device.clone(), name, attachment, policy, base_bytes);
+        let (train, valid) = (std::mem::take(&mut self.train), std::mem::take(&mut self.valid_answers));
+        let weights = matrices(model);
+        let probed = ProbeData { train: &train, valid: &valid, weights: &weights };
+        let num_layers = model.num_layers();
+        let mut trainer = Trainer::new(self.job.spec, probed, self.device.clone(), name, attachment, policy, base_bytes, num_layers);
         let states = saved.take_optimizer(trainer.optimizer.params())?;
         trainer.optimizer.restore(states);
+        for state in trainer.attachment().training.iter().flat_map(|training| training.state()) {
+            if let Some(value) = saved.get("method", state.name()) {
+                state.set(value.clone())?;
+            }
+        }
         if !saved.progress.policy.is_null() {
             let state = saved.progress.policy.clone();
             trainer.policy().restore(&state)?;
@@ -275,7 +288,7 @@ impl<'a> Run<'a> {
             }
         }
         let attachment = trainer.attachment().clone();
-        self.train = train;
+        (self.train, self.valid_answers) = (train, valid);
         Ok(Some(attachment))
     }
 
@@ -380,10 +393,23 @@ impl Split {
     }
 }
 
-fn encode_train(splits: &Splits, task: &dyn Task, tokenizer: &TextTokenizer, spec: &RunSpec) -> Result<Vec<Encoded>> {
+fn encode_answers(examples: &[Example], task: &dyn Task, tokenizer: &TextTokenizer, spec: &RunSpec) -> Result<Vec<Encoded>> {
     let append_eos = matches!(task.scoring(), Scoring::Generate { .. });
-    let encode = |e: &peftbench_datasets::Example| encode_example(tokenizer, &e.prompt, &e.answer, append_eos, spec.train.max_length);
-    Ok(splits.train.iter().map(encode).collect::<std::result::Result<_, _>>()?)
+    let encode = |e: &Example| encode_example(tokenizer, &e.prompt, &e.answer, append_eos, spec.train.max_length);
+    Ok(examples.iter().map(encode).collect::<std::result::Result<_, _>>()?)
+}
+
+/// The base model's matrices inside its layers.
+fn matrices(model: &mut dyn Model) -> Vec<(usize, Param)> {
+    let mut found = Vec::new();
+    model.visit_slots(&mut |slot| {
+        if let SlotMut::Param(slot) = slot
+            && let (Some(layer), 2) = (slot.info.layer, slot.param.value().rank())
+        {
+            found.push((layer, slot.param.clone()));
+        }
+    });
+    found
 }
 
 fn save_checkpoint(
@@ -395,6 +421,8 @@ fn save_checkpoint(
 ) -> Result<()> {
     saved.tensors.clear();
     saved.put_optimizer(trainer.optimizer.params(), trainer.optimizer.states());
+    let states = trainer.attachment().training.iter().flat_map(|training| training.state());
+    states.for_each(|state| saved.insert("method", state.name(), state.value()));
     best.iter().for_each(|(name, tensor)| saved.insert("best", name, tensor.clone()));
     carried.iter().for_each(|(name, tensor)| saved.insert("carried", name, tensor.clone()));
     checkpoint::save(run_dir, saved)?;

@@ -5,8 +5,9 @@
 //! * [`planner`]: what runs will take and what they would read, before they are run.
 //! * [`environment`]: where models and data lie; it is not part of a run's identity. [`hub`]: models by their id
 //!   on the Hugging Face hub; [`fetch`]: into folders of one's own.
-//! * [`trainer`], [`evaluation`], [`batch`]: the loop; [`optimizer`] and [`schedule`]: its update; [`checkpoint`]: its resumable state;
+//! * [`trainer`], [`probe`], [`evaluation`], [`batch`]: the loop; [`optimizer`] and [`schedule`]: its update; [`checkpoint`]: its resumable state;
 //!   [`meter`]: time and memory by phase.
+//! * [`profile`]: what a training step costs, by part and by kind of memory.
 //! * [`pretrain`]: makes the base models that ship.
 
 #![forbid(unsafe_code)]
@@ -25,6 +26,8 @@ pub mod meter;
 pub mod optimizer;
 pub mod planner;
 pub mod pretrain;
+pub mod probe;
+pub mod profile;
 pub mod resolve;
 pub mod schedule;
 pub mod trainer;

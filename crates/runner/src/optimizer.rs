@@ -21,6 +21,8 @@ pub struct AdamWConfig {
 pub struct AdamW {
     config: AdamWConfig,
     params: Vec<Param>,
+    /// Learning rates of the parameters in units of the step's.
+    lr_factors: Vec<f64>,
     states: Vec<Option<State>>,
 }
 
@@ -39,7 +41,18 @@ impl AdamW {
     /// An optimizer of `params`.
     pub fn new(params: Vec<Param>, config: AdamWConfig) -> Self {
         let states = params.iter().map(|_| None).collect();
-        Self { config, params, states }
+        Self { config, lr_factors: vec![1.0; params.len()], params, states }
+    }
+
+    /// The same, with learning rates of the parameters in units of the step's, in their order.
+    pub fn with_lr_factors(self, lr_factors: Vec<f64>) -> Self {
+        Self { lr_factors, ..self }
+    }
+
+    /// What clipping multiplies gradients of this global norm with, as torch's `clip_grad_norm_` does.
+    pub fn grad_scale(&self, norm: f64) -> f64 {
+        let limit = self.config.max_grad_norm;
+        if limit > 0.0 { (limit / (norm + 1e-6)).min(1.0) } else { 1.0 }
     }
 
     /// The parameters, in order.
@@ -57,6 +70,11 @@ impl AdamW {
         self.states = states;
     }
 
+    /// Drops the moments of every parameter that `selected` names.
+    pub fn forget(&mut self, selected: impl Fn(&Param) -> bool) {
+        self.params.iter().zip(&mut self.states).filter(|(param, _)| selected(param)).for_each(|(_, state)| *state = None);
+    }
+
     /// Bytes of all moments.
     pub fn bytes(&self) -> u64 {
         self.states.iter().flatten().map(|s| (s.first.elem_count() + s.second.elem_count()) as u64 * 4).sum()
@@ -70,10 +88,8 @@ impl AdamW {
         if !norm.is_finite() {
             return Ok(norm);
         }
-        // As torch's `clip_grad_norm_`.
-        let limit = self.config.max_grad_norm;
-        let grad_scale = if limit > 0.0 { (limit / (norm + 1e-6)).min(1.0) } else { 1.0 };
-        for (param, state) in self.params.iter().zip(&mut self.states) {
+        let grad_scale = self.grad_scale(norm);
+        for ((param, factor), state) in self.params.iter().zip(&self.lr_factors).zip(&mut self.states) {
             let Some(grad) = grads.get(param) else { continue };
             let value = param.value();
             let old = match state.take() {
@@ -81,7 +97,7 @@ impl AdamW {
                 None => State { first: value.zeros_like()?, second: value.zeros_like()?, steps: 0 },
             };
             let AdamWConfig { betas, eps, weight_decay, .. } = self.config;
-            let step = AdamWStep { lr, betas, eps, weight_decay, step: old.steps + 1, grad_scale };
+            let step = AdamWStep { lr: lr * factor, betas, eps, weight_decay, step: old.steps + 1, grad_scale };
             let new = adamw(&Moments { value, first: old.first, second: old.second }, grad, step)?;
             param.set(new.value)?;
             *state = Some(State { first: new.first, second: new.second, steps: old.steps + 1 });

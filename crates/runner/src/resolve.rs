@@ -4,6 +4,7 @@
 use crate::environment::Environment;
 use crate::error::{Result, RunError};
 use peftbench_adapters::method::{AttachContext, Carried};
+use peftbench_adapters::policies::PolicyContext;
 use peftbench_adapters::{Attachment, Method, choose, methods, policies};
 use peftbench_datasets::tasks;
 use peftbench_models::config::ModelConfig;
@@ -12,7 +13,7 @@ use peftbench_models::weights::{Fresh, Shapes};
 use peftbench_models::{Model, model};
 use peftbench_ops::Device;
 use peftbench_spec::seed;
-use peftbench_spec::{LayerSelection, RunSpec, SpecError, TargetExpr};
+use peftbench_spec::{Component, LayerSelection, RunSpec, SpecError, TargetExpr};
 
 /// Checks `spec` and fills in every default.
 pub fn resolve(spec: &RunSpec, environment: &Environment) -> Result<RunSpec> {
@@ -36,9 +37,12 @@ pub fn resolve(spec: &RunSpec, environment: &Environment) -> Result<RunSpec> {
         resolved.train =
             peftbench_spec::TrainSpec { test_samples: test, valid_samples: valid, max_length, eval_batch_size, ..Default::default() };
         resolved.seed = 0;
+        resolved.policy = policies::resolve(&Component::named("static"))?;
     }
     // Attaching to a model without content finds whatever does not fit: targets, layers, ranks.
-    attach_shapes(&resolved, environment)?;
+    let (model, attachment) = attach_shapes(&resolved, environment)?;
+    let context = PolicyContext { num_layers: model.num_layers(), layers: attachment.layers(), seed: resolved.seed };
+    policies::build(&resolved.policy, context).map_err(|e| e.below("policy"))?;
     Ok(resolved)
 }
 
@@ -60,7 +64,7 @@ pub fn attach_all(
     for (i, (method, component)) in built.iter().zip(&spec.method).enumerate() {
         let chosen = choose(model, &component.name, &**method, &spec.targets, &spec.layers, spec.seed)?;
         let mut init = seed::stream(spec.seed, &format!("init/{i}"));
-        let attached = method.attach(model, &mut AttachContext { chosen: &chosen, stage, carried, init: &mut init }).map_err(|error| {
+        let attached = method.attach(model, &mut AttachContext { chosen: &chosen, stage, carried, init: &mut init, loading: false }).map_err(|error| {
             match RunError::from(error) {
                 RunError::Spec(error) => RunError::Spec(error.below(&format!("method[{i}]"))),
                 other => other,

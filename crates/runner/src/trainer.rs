@@ -8,8 +8,11 @@ use crate::checkpoint::{Progress, StepSummary};
 use crate::error::{Result, RunError};
 use crate::meter::Phase;
 use crate::optimizer::{AdamW, AdamWConfig};
+use crate::probe::{ModelProbe, ProbeData};
 use crate::schedule::Schedule;
-use peftbench_adapters::{Activity, Attachment, LayerPolicy, Probe};
+use peftbench_adapters::method::TrainingStep;
+use peftbench_adapters::policy::InactiveMoments;
+use peftbench_adapters::{Activity, Attachment, LayerPolicy};
 use peftbench_datasets::{Encoded, batching};
 use peftbench_models::{Model, Pass};
 use peftbench_ops::{Device, Gradients, Tape};
@@ -23,6 +26,7 @@ use std::time::Instant;
 pub struct Trainer<'a> {
     spec: &'a RunSpec,
     train: &'a [Encoded],
+    probed: ProbeData<'a>,
     device: Device,
     stage: &'static str,
     attachment: Attachment,
@@ -34,6 +38,7 @@ pub struct Trainer<'a> {
     /// The batches of the epoch under way.
     order: (u64, Vec<Vec<usize>>),
     base_bytes: u64,
+    num_layers: usize,
 }
 
 /// Optimizer steps an epoch: the last one may hold fewer micro-batches.
@@ -51,30 +56,35 @@ impl<'a> Trainer<'a> {
     /// A trainer of one stage.
     pub fn new(
         spec: &'a RunSpec,
-        train: &'a [Encoded],
+        probed: ProbeData<'a>,
         device: Device,
         stage: &'static str,
         attachment: Attachment,
         policy: Box<dyn LayerPolicy>,
         base_bytes: u64,
+        num_layers: usize,
     ) -> Self {
+        let train = probed.train;
         let total = total_steps(train.len(), spec);
         let t = &spec.train;
         let adamw = AdamWConfig { betas: t.betas, eps: t.eps, weight_decay: t.weight_decay, max_grad_norm: t.max_grad_norm };
         let schedule = Schedule { scheduler: t.lr_scheduler, lr: t.lr, warmup: (t.warmup_ratio * total as f64).round() as u64, total };
         let params = attachment.params.iter().map(|p| p.param.clone()).collect();
+        let lr_factors = attachment.params.iter().map(|p| p.lr_factor).collect();
         Self {
             spec,
             train,
+            probed,
             device,
             stage,
             attachment,
             policy,
-            optimizer: AdamW::new(params, adamw),
+            optimizer: AdamW::new(params, adamw).with_lr_factors(lr_factors),
             schedule,
             steps_per_epoch: steps_per_epoch(train.len(), spec),
             order: (u64::MAX, Vec::new()),
             base_bytes,
+            num_layers,
         }
     }
 
@@ -101,12 +111,12 @@ impl<'a> Trainer<'a> {
         phase: &mut Phase,
         sink: &mut dyn FnMut(&Event) -> Result<()>,
     ) -> Result<()> {
-        let started = Instant::now();
         let stage_step = progress.stage_step + 1;
+        let step = progress.step + 1;
+        let activity = self.activate(model, stage_step, phase, sink)?;
+        let started = Instant::now();
         let batches = self.batches(stage_step)?;
         let data_seconds = started.elapsed().as_secs_f64();
-        let step = progress.step + 1;
-        let activity = self.activate(model, &batches[0], stage_step)?;
         phase.part_peak();
         let lr = self.schedule.lr(stage_step);
         let (loss, grads, activation_bytes) = phase.compute(|| self.differentiate(model, &batches, step))?;
@@ -115,10 +125,13 @@ impl<'a> Trainer<'a> {
         }
         let gradient_bytes = grads.iter().map(|(_, grad)| grad.elem_count() as u64 * 4).sum();
         let grad_norm = phase.compute(|| self.optimizer.step(&grads, lr))?;
-        drop(grads);
         if !grad_norm.is_finite() {
             return Err(RunError::NanLoss { step, loss: grad_norm, lr: self.spec.train.lr });
         }
+        let grad_scale = self.optimizer.grad_scale(grad_norm);
+        let made = TrainingStep { step: stage_step, total: self.schedule.total, grads: &grads, grad_scale };
+        phase.compute(|| self.attachment.training.iter().try_for_each(|training| training.after_step(&made)))?;
+        drop(grads);
         let peak_bytes = phase.part_peak();
         self.account(phase, gradient_bytes, activation_bytes, peak_bytes);
         let (tokens, padding) = batches.iter().fold((0, 0), |(t, p), b| (t + b.tokens, p + b.padding));
@@ -158,16 +171,35 @@ impl<'a> Trainer<'a> {
         chosen.iter().map(|indices| batch::join(&indices.iter().map(|&i| &self.train[i]).collect::<Vec<_>>(), &self.device)).collect()
     }
 
-    /// Asks the policy and sets each tensor active or not.
-    fn activate(&mut self, model: &dyn Model, batch: &Batch, stage_step: u64) -> Result<Activity> {
-        let activity = self.policy.begin_step(stage_step, &mut BatchProbe { model, batch })?;
-        for param in &self.attachment.params {
+    /// Asks the policy and sets each tensor active or not. What the policy probes is a phase of its own.
+    fn activate(
+        &mut self,
+        model: &dyn Model,
+        stage_step: u64,
+        phase: &mut Phase,
+        sink: &mut dyn FnMut(&Event) -> Result<()>,
+    ) -> Result<Activity> {
+        let params = &self.attachment.params;
+        let mut probe = ModelProbe { model, params, data: self.probed, seed: self.spec.seed, device: &self.device, asked: false };
+        let (activity, record) = phase.apart("probe", || self.policy.begin_step(stage_step, &mut probe));
+        let activity = activity?;
+        if probe.asked {
+            sink(&Event::Phase(record))?;
+        }
+        for param in params {
             param.param.set_active(param.layer.is_none_or(|layer| activity.active.contains(&layer)));
+        }
+        match self.policy.inactive_moments() {
+            InactiveMoments::Keep => {}
+            InactiveMoments::Evict => self.optimizer.forget(|param| !param.is_active()),
+            InactiveMoments::Reset if activity.decided => self.optimizer.forget(|_| true),
+            InactiveMoments::Reset => {}
         }
         Ok(activity)
     }
 
-    /// Loss, gradients and the bytes that the tape kept. The loss is the mean over the label tokens of all micro-batches.
+    /// Loss, gradients and the bytes that the tape kept. The loss is the mean over the label tokens of all micro-batches; what methods add to
+    /// it is differentiated with it, but not reported: losses stay comparable.
     fn differentiate(&self, model: &dyn Model, batches: &[Batch], step: u64) -> Result<(f64, Gradients, u64)> {
         let dropout = RefCell::new(seed::stream(self.spec.seed, &format!("dropout/{step}")));
         let labels: usize = batches.iter().map(|b| b.labels.len()).sum();
@@ -180,6 +212,11 @@ impl<'a> Trainer<'a> {
             drop(hidden);
             let share = batch.labels.len() as f64 / labels.max(1) as f64;
             total += f64::from(loss.value().to_scalar::<f32>()?) * share;
+            for training in &self.attachment.training {
+                if let Some(penalty) = training.penalty(&tape)? {
+                    loss = tape.add(&loss, &penalty)?;
+                }
+            }
             if batches.len() > 1 {
                 loss = tape.scale(&loss, share)?;
             }
@@ -214,26 +251,16 @@ impl<'a> Trainer<'a> {
     }
 
     fn report_layers(&self, step: u64, activity: &Activity, sink: &mut dyn FnMut(&Event) -> Result<()>) -> Result<()> {
-        let Some(importance) = &activity.importance else { return Ok(()) };
-        for (layer, &importance) in importance.iter().enumerate() {
-            sink(&Event::Layer { step, layer, importance: Some(importance), selected: activity.active.contains(&layer) })?;
+        let layers = if activity.decided { self.num_layers } else { 0 };
+        for layer in 0..layers {
+            sink(&Event::Layer {
+                step,
+                layer,
+                importance: activity.importance.as_ref().map(|importance| importance[layer]),
+                probe_loss: activity.probe_loss.as_ref().and_then(|losses| losses[layer]),
+                selected: activity.active.contains(&layer),
+            })?;
         }
         Ok(())
-    }
-}
-
-/// The loss of the step's first batch, for policies that try layers out.
-struct BatchProbe<'a> {
-    model: &'a dyn Model,
-    batch: &'a Batch,
-}
-
-impl Probe for BatchProbe<'_> {
-    fn loss(&mut self, adapter_scale: &[f64]) -> peftbench_adapters::Result<f64> {
-        let tape = Tape::inference();
-        let pass = Pass { adapter_scale: Some(adapter_scale), ..Pass::evaluation(&tape) };
-        let hidden = self.model.forward(&pass, &self.batch.ids, None)?;
-        let log_probs = self.model.log_probs(&pass, &hidden, &self.batch.rows, &self.batch.labels)?;
-        Ok(-log_probs.iter().sum::<f64>() / log_probs.len().max(1) as f64)
     }
 }

@@ -49,6 +49,9 @@ pub enum Event {
         layer: usize,
         /// The policy's importance, high for layers that matter.
         importance: Option<f64>,
+        /// Mean loss, in nats a token, of the probes in which the layer was suppressed, where it was in any at this step.
+        #[serde(default)]
+        probe_loss: Option<f64>,
         /// Whether the layer trained at this step.
         selected: bool,
     },

@@ -1,11 +1,22 @@
 //! The table of layer policies.
 
+mod draws;
 pub mod fixed;
+pub mod guided;
+pub mod ist;
+pub mod rst;
+pub mod sampling;
+pub mod share;
+#[cfg(test)]
+mod testing;
 
 use crate::policy::LayerPolicy;
 use peftbench_spec::{Component, SpecError, suggest};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 /// What a policy is built from, besides its options.
+#[derive(Debug, Clone)]
 pub struct PolicyContext {
     /// Layers of the model.
     pub num_layers: usize,
@@ -13,6 +24,17 @@ pub struct PolicyContext {
     pub layers: Vec<usize>,
     /// The run's seed. A policy opens a stream of its own for each step (`policy/<step>`), so that a resumed run draws the same.
     pub seed: u64,
+}
+
+/// The options of a policy, from which it is built.
+pub trait PolicyOptions: Serialize + DeserializeOwned {
+    /// Checks what does not depend on the model.
+    fn validate(&self) -> peftbench_spec::error::Result<()> {
+        Ok(())
+    }
+
+    /// Builds the policy; an error where the model's layers do not allow what the options ask for.
+    fn build(self, context: PolicyContext) -> peftbench_spec::error::Result<Box<dyn LayerPolicy>>;
 }
 
 /// A policy's entry.
@@ -28,14 +50,31 @@ pub struct PolicyEntry {
 }
 
 /// Every policy, in the order of listings.
-pub const POLICIES: &[PolicyEntry] = &[PolicyEntry {
-    name: "static",
-    summary: "every attached layer trains at every step",
-    build: |c, x| Ok(Box::new(fixed::Fixed::new(c, x)?)),
-    resolve: fixed::resolve,
-}];
+pub const POLICIES: &[PolicyEntry] = &[
+    entry::<fixed::Fixed>("static", "every attached layer trains at every step"),
+    entry::<rst::Rst>("rst", "random sparse tuning: layers drawn evenly at every step"),
+    entry::<ist::Ist>("ist", "importance-aware sparse tuning: layers drawn by an importance that probes teach"),
+    entry::<rst::Lisa>("lisa", "LISA: layers drawn evenly every few steps"),
+    entry::<guided::Owlore>("owlore", "outlier-weighed sampling: layers drawn by the share of outliers in their weights"),
+    entry::<guided::Surgical>("surgical", "surgical fine-tuning: the layers with the largest relative gradients"),
+];
 
-fn entry(component: &Component) -> peftbench_spec::error::Result<&'static PolicyEntry> {
+const fn entry<O: PolicyOptions>(name: &'static str, summary: &'static str) -> PolicyEntry {
+    PolicyEntry {
+        name,
+        summary,
+        build: |component, context| options::<O>(component)?.build(context),
+        resolve: |component| component.resolved(&options::<O>(component)?),
+    }
+}
+
+fn options<O: PolicyOptions>(component: &Component) -> peftbench_spec::error::Result<O> {
+    let options: O = component.parse_options()?;
+    options.validate()?;
+    Ok(options)
+}
+
+fn find(component: &Component) -> peftbench_spec::error::Result<&'static PolicyEntry> {
     let names = || POLICIES.iter().map(|p| p.name).collect::<Vec<_>>();
     let found = POLICIES.iter().find(|p| p.name == component.name);
     found.ok_or_else(|| SpecError::at("type", format!("unknown policy `{}`; {}", component.name, suggest::hint(&component.name, names()))))
@@ -43,10 +82,10 @@ fn entry(component: &Component) -> peftbench_spec::error::Result<&'static Policy
 
 /// Builds a policy; an unknown name or option is an error with the nearest right one.
 pub fn build(component: &Component, context: PolicyContext) -> peftbench_spec::error::Result<Box<dyn LayerPolicy>> {
-    (entry(component)?.build)(component, context)
+    (find(component)?.build)(component, context)
 }
 
 /// Fills in every default of a policy's options.
 pub fn resolve(component: &Component) -> peftbench_spec::error::Result<Component> {
-    (entry(component)?.resolve)(component)
+    (find(component)?.resolve)(component)
 }

@@ -8,6 +8,7 @@ pub mod inspect;
 pub mod ls;
 pub mod plan;
 pub mod pretrain;
+pub mod profile;
 pub mod report;
 pub mod rerun;
 pub mod run;
@@ -34,6 +35,8 @@ pub fn run(cli: Cli) -> anyhow::Result<Exit> {
         Verb::Fetch(verb) => fetch::run(&verb),
         Verb::Ls(verb) => ls::run(&verb),
         Verb::Pretrain(verb) => pretrain::run(&verb),
+        Verb::Profile(verb) => profile::run(&verb),
+        Verb::ProfileCell(verb) => profile::run_cell(&verb),
         Verb::Doctor(verb) => doctor::run(&verb),
         Verb::Completions(verb) => completions::run(&verb),
         Verb::Worker(verb) => worker::run(&verb),

@@ -197,14 +197,24 @@ pub struct LayerRow {
     pub layer: u64,
     /// The policy's importance, high for layers that matter.
     pub importance: Option<f64>,
+    /// Mean loss, in nats a token, of the probes that suppressed the layer at this step.
+    pub probe_loss_nats: Option<f64>,
     /// Whether the layer trained at this step.
     pub selected: bool,
 }
 
 impl Row for LayerRow {
     const TABLE: &'static str = "layers";
-    const COLUMNS: &'static [Column] =
-        &[count("schema_version"), text("run_id"), count("attempt"), count("step"), count("layer"), number("importance"), flag("selected")];
+    const COLUMNS: &'static [Column] = &[
+        count("schema_version"),
+        text("run_id"),
+        count("attempt"),
+        count("step"),
+        count("layer"),
+        number("importance"),
+        number("probe_loss_nats"),
+        flag("selected"),
+    ];
 }
 
 /// `params`: one tensor of the model or the adapter.
