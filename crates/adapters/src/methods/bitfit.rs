@@ -8,7 +8,8 @@ use peftbench_spec::{SlotKind, TargetExpr};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
 
-/// Trains the biases that the model has and the targets name. On Mamba these are `conv1d.bias` and `dt_proj.bias`.
+/// Trains the biases that the model has and the targets name. On Mamba these are `conv1d.bias` and `dt_proj.bias`,
+/// on Mamba-2 `conv1d.bias` and `dt_bias`.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct BitFit {}
@@ -28,7 +29,7 @@ impl Method for BitFit {
 
     fn attach(&self, model: &mut dyn Model, context: &mut AttachContext<'_>) -> Result<Attachment> {
         let term = |path: &str| context.chosen.iter().find(|c| c.slot == path).map(|c| c.matched_by.clone());
-        let attachment = train_tensors(model, &|slot| term(&slot.info.path).filter(|_| slot.info.path.ends_with(".bias")))?;
+        let attachment = train_tensors(model, &|slot| term(&slot.info.path).filter(|_| slot.info.path.ends_with("bias")))?;
         if attachment.params.is_empty() {
             let problem = format!("this {} model has no bias among the targets; leave the cell out with [[exclude]]", model.arch());
             return Err(AdapterError::Unsupported { method: "bitfit".to_owned(), problem });

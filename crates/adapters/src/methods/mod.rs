@@ -1,10 +1,12 @@
 //! The table of methods.
 
+pub mod adalora;
 pub mod additional_scan;
 pub mod bitfit;
 pub mod boft;
 pub mod bottleneck;
 pub mod combined;
+pub mod dora;
 mod encoder;
 pub mod fourierft;
 pub mod full;
@@ -12,6 +14,8 @@ pub mod hra;
 pub mod ia3;
 pub mod initial_state;
 pub mod ln_tuning;
+pub mod loha;
+pub mod lokr;
 pub mod lora;
 pub mod lora_tensor;
 pub mod miss;
@@ -25,12 +29,14 @@ mod rotation;
 pub mod selective;
 pub mod state_offset;
 mod torch_random;
+pub mod vera;
 
 use crate::error::Result;
 use crate::method::{AdapterParam, Attachment, Method};
 use peftbench_models::Model;
 use peftbench_models::slots::{ParamSlot, SlotMut};
-use peftbench_ops::Tensor;
+use peftbench_ops::linear::RowRanges;
+use peftbench_ops::{Tape, Tensor, Var};
 use peftbench_spec::{Component, SpecError, suggest};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -65,6 +71,11 @@ pub const METHODS: &[MethodEntry] = &[
     entry::<selective::Selective>("selective", "the tensors that the targets name, whole"),
     entry::<bitfit::BitFit>("bitfit", "BitFit: the biases (Ben Zaken et al., 2022)"),
     entry::<lora::Lora>("lora", "LoRA: low-rank updates of linear layers or their row parts (Hu et al., 2022)"),
+    entry::<dora::Dora>("dora", "DoRA: LoRA with the magnitude of each row apart (Liu et al., 2024)"),
+    entry::<adalora::AdaLora>("adalora", "AdaLoRA: LoRA that prunes ranks where they matter least (Zhang et al., 2023)"),
+    entry::<vera::Vera>("vera", "VeRA: scaled random projections that all layers share (Kopiczko et al., 2024)"),
+    entry::<loha::Loha>("loha", "LoHa: the elementwise product of two low-rank matrices (Hyeon-Woo et al., 2022)"),
+    entry::<lokr::Lokr>("lokr", "LoKr: a Kronecker product (Edalati et al., 2022)"),
     entry::<ia3::Ia3>("ia3", "IA³: a factor for each output, or input, of a layer (Liu et al., 2022)"),
     entry::<oft::Oft>("oft", "OFT: block-diagonal rotation of a layer's input (Qiu et al., 2023)"),
     entry::<boft::Boft>("boft", "BOFT: rotation in butterfly factors (Liu et al., 2024)"),
@@ -79,7 +90,10 @@ pub const METHODS: &[MethodEntry] = &[
     entry::<prefix::PrefixTuning>("prefix", "prefix tuning: virtual keys and values, or inputs of an SSM (Li and Liang, 2021)"),
     entry::<initial_state::InitialState>("initial_state", "the initial state of an SSM, and its convolution's context (arXiv 2410.09016)"),
     entry::<state_offset::StateOffset>("state_offset", "state-offset tuning: a state added where an SSM reads its own (Kang et al., 2025)"),
-    entry::<additional_scan::AdditionalScan>("additional_scan", "additional-scan: more states for each channel of an SSM (Yoshimura et al., 2025)"),
+    entry::<additional_scan::AdditionalScan>(
+        "additional_scan",
+        "additional-scan: more states for each channel of an SSM (Yoshimura et al., 2025)",
+    ),
     entry::<lora_tensor::LoraTensor>("lora_tensor", "LoRA on raw tensors seen as matrices, such as A_log (arXiv 2410.09016)"),
     entry::<combined::Combined>("combined", "several methods, each with targets and layers of its own"),
 ];
@@ -218,6 +232,30 @@ pub(crate) fn try_visit(model: &mut dyn Model, visitor: &mut dyn FnMut(SlotMut<'
         }
     });
     outcome
+}
+
+/// A tensor whose dimension `dim` has the size `width`: `part` in the places `rows` of it, `fill` everywhere else.
+pub(crate) fn spread(tape: &Tape, part: &Var, dim: usize, rows: &RowRanges, width: usize, fill: f32) -> peftbench_ops::Result<Var> {
+    if rows.len() == width {
+        return Ok(part.clone());
+    }
+    let filled = |count: usize| -> peftbench_ops::Result<Var> {
+        let mut dims = part.dims().to_vec();
+        dims[dim] = count;
+        Ok(Var::constant(Tensor::full(fill, dims, part.value().device())?))
+    };
+    let (mut parts, mut taken, mut end) = (Vec::new(), 0, 0);
+    for range in rows.iter() {
+        if range.start > end {
+            parts.push(filled(range.start - end)?);
+        }
+        parts.push(tape.narrow(part, dim, taken, range.len())?);
+        (taken, end) = (taken + range.len(), range.end);
+    }
+    if width > end {
+        parts.push(filled(width - end)?);
+    }
+    tape.cat(&parts.iter().collect::<Vec<_>>(), dim)
 }
 
 /// Sets the raw tensors that `wanted` accepts trainable: it returns the target term that selected the slot.

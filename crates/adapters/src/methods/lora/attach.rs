@@ -19,6 +19,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 /// The update of a linear layer, or of a row part of it.
+#[derive(Clone)]
 pub(crate) struct Trained {
     /// A [rank, in].
     pub a: Param,
@@ -102,7 +103,7 @@ impl Lora {
         let (path, input) = (chosen.path(), slot.dims().1);
         let rows = rows_of(chosen, slot);
         let size = self.size(&path)?;
-        check_fits(size.rank, (rows.len(), input), &path, context.loading)?;
+        check_fits("r", size.rank, (rows.len(), input), &path, context.loading)?;
         let scale = self.scale(size);
         let (a, b) = begin(self.init_lora_weights, slot, &rows, size.rank, scale, context.init)?;
         let taken = self.init_lora_weights.takes_from_base().then(|| (a.clone(), b.clone()));
@@ -117,7 +118,7 @@ impl Lora {
         let path = module_path(&slot.info.path).to_owned();
         let size = self.size(&path)?;
         let (rows, columns) = slot.param.value().dims2()?;
-        check_fits(size.rank, (rows, columns), &path, context.loading)?;
+        check_fits("r", size.rank, (rows, columns), &path, context.loading)?;
         let scale = self.scale(size);
         let zeros = |rows, columns| Tensor::zeros((rows, columns), DType::F32, &Device::Cpu);
         let (a, b) = if slot.info.role == Role::Embedding {
@@ -138,10 +139,10 @@ impl Lora {
     }
 }
 
-/// Refuses a rank above the smaller dimension, which can only waste parameters; other programs' adapters may have one.
-pub(crate) fn check_fits(rank: usize, (rows, columns): (usize, usize), path: &str, loading: bool) -> Result<()> {
+/// Refuses a rank, the option `key`, above the smaller dimension, which can only waste parameters; other programs' adapters may have one.
+pub(crate) fn check_fits(key: &str, rank: usize, (rows, columns): (usize, usize), path: &str, loading: bool) -> Result<()> {
     match loading || rank <= rows.min(columns) {
         true => Ok(()),
-        false => Err(SpecError::at("r", format!("rank {rank} is above the smaller dimension of `{path}` [{rows}, {columns}]")).into()),
+        false => Err(SpecError::at(key, format!("rank {rank} is above the smaller dimension of `{path}` [{rows}, {columns}]")).into()),
     }
 }

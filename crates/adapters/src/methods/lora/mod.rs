@@ -10,9 +10,11 @@ mod stacked;
 mod start;
 mod update;
 
-pub(crate) use attach::Attached;
+pub(crate) use attach::{Attached, Trained, check_fits};
 pub use patterns::Pattern;
+pub(crate) use stacked::rows_of;
 pub use start::Start;
+pub(crate) use start::{kaiming_uniform, normal, uniform};
 
 use super::Options;
 use crate::error::Result;
@@ -161,7 +163,7 @@ impl Lora {
         size.alpha / self.divisor(size.rank)
     }
 
-    fn divisor(&self, rank: usize) -> f64 {
+    pub(crate) fn divisor(&self, rank: usize) -> f64 {
         if self.use_rslora { (rank as f64).sqrt() } else { rank as f64 }
     }
 
@@ -243,7 +245,8 @@ impl Method for Lora {
 
     fn default_targets(&self, arch: &str) -> TargetExpr {
         match arch {
-            "mamba" => TargetExpr::new(["in_proj", "out_proj"]),
+            "mamba" | "falcon_mamba" | "mamba2" => TargetExpr::new(["in_proj", "out_proj"]),
+            "jamba" => TargetExpr::new(["in_proj", "out_proj", "q_proj", "v_proj"]),
             "llama" | "qwen2" | "gptj" | "opt" => TargetExpr::new(["q_proj", "v_proj"]),
             "gpt2" => TargetExpr::new(["c_attn"]),
             "bloom" => TargetExpr::new(["query_key_value"]),
