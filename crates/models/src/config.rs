@@ -23,7 +23,7 @@ impl ModelConfig {
     pub fn read(folder: &Path) -> Result<Self> {
         let path = folder.join("config.json");
         let text = std::fs::read_to_string(&path).map_err(|e| ModelError::Unreadable { path: path.clone(), problem: e.to_string() })?;
-        match serde_json::from_str(&text) {
+        match serde_json::from_str(&standard_json(&text)) {
             Ok(Value::Object(values)) => Self::from_values(values, path.display().to_string()),
             Ok(_) => Err(ModelError::Damaged { path, problem: "expected a JSON object".to_owned() }),
             Err(error) => Err(ModelError::Damaged { path, problem: error.to_string() }),
@@ -95,5 +95,55 @@ impl ModelConfig {
     /// An error about this config.
     pub fn unsupported(&self, problem: impl Into<String>) -> ModelError {
         ModelError::Unsupported { origin: self.origin.clone(), problem: problem.into() }
+    }
+}
+
+/// A number of a config. transformers writes those that JSON has no form for as `{"__float__": "Infinity"}`.
+pub(crate) fn number(value: &Value) -> Option<f64> {
+    match value.get("__float__").and_then(Value::as_str) {
+        Some("Infinity") => Some(f64::INFINITY),
+        Some("-Infinity") => Some(f64::NEG_INFINITY),
+        Some(_) => None,
+        None => value.as_f64(),
+    }
+}
+
+/// Python writes infinities as bare words, which JSON does not know; they become what [`number`] reads.
+fn standard_json(text: &str) -> String {
+    let mut standard = String::with_capacity(text.len());
+    let (mut rest, mut quoted) = (text, false);
+    while let Some(next) = rest.chars().next() {
+        let word = ["Infinity", "-Infinity", "NaN"].into_iter().find(|word| !quoted && rest.starts_with(word));
+        let taken = match word {
+            Some(word) => {
+                standard.push_str(&format!("{{\"__float__\": \"{word}\"}}"));
+                word.len()
+            }
+            None => {
+                quoted ^= next == '"';
+                // An escaped character never ends a string.
+                let len = if next == '\\' { 1 + rest[1..].chars().next().map_or(0, char::len_utf8) } else { next.len_utf8() };
+                standard.push_str(&rest[..len]);
+                len
+            }
+        };
+        rest = &rest[taken..];
+    }
+    standard
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bare_infinities_are_read_and_strings_left_alone() {
+        let value: Value =
+            serde_json::from_str(&standard_json(r#"{"a": [0.0, Infinity], "b": "Infinity \"-Infinity", "c": -Infinity}"#)).unwrap();
+        assert_eq!(number(&value["a"][0]), Some(0.0));
+        assert_eq!(number(&value["a"][1]), Some(f64::INFINITY));
+        assert_eq!(value["b"], "Infinity \"-Infinity");
+        assert_eq!(number(&value["c"]), Some(f64::NEG_INFINITY));
+        assert_eq!(number(&value["b"]), None);
     }
 }

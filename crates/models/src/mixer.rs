@@ -1,11 +1,12 @@
 //! Mamba-1's mixer (Gu and Dao, 2023): input projection, causal convolution, selective scan, gate, output projection.
 
 use crate::builder::{Builder, LinearSpec};
-use crate::cache::{Cache, LayerCache};
+use crate::cache::Cache;
 use crate::causal_lm::Step;
 use crate::error::Result;
 use crate::norm::Norm;
 use crate::slots::{LinearSlot, ParamSlot, SlotMut, StateExtensions, StateSlot, Visitor, visit_linear};
+use crate::ssm_state::SsmState;
 use crate::weights::Init;
 use peftbench_ops::scan::ScanInputs;
 use peftbench_ops::{Tensor, Var};
@@ -44,7 +45,6 @@ pub(crate) struct SelectiveNorms {
 
 /// One mixer.
 pub(crate) struct Mixer {
-    layer: usize,
     shape: MixerShape,
     in_proj: LinearSlot,
     conv_weight: ParamSlot,
@@ -55,7 +55,7 @@ pub(crate) struct Mixer {
     a_log: ParamSlot,
     d: ParamSlot,
     out_proj: LinearSlot,
-    start: StateSlot,
+    state: SsmState,
 }
 
 impl Mixer {
@@ -68,7 +68,6 @@ impl Mixer {
         // Norms over B and C have no weights for more states.
         let extensions = StateExtensions { virtual_inputs: true, extra_states: norms.is_none(), output_offset: true };
         Ok(Self {
-            layer,
             in_proj: {
                 let spec = LinearSpec::new(2 * inner, hidden).bias(bias).parts(&[("x", inner), ("z", inner)]);
                 builder.linear("in_proj", Role::InProj, spec)?
@@ -84,7 +83,7 @@ impl Mixer {
             a_log: builder.tensor("A_log", Role::ALog, &[inner, state], Init::ALog)?,
             d: builder.tensor("D", Role::D, &[inner], Init::Constant(1.0))?,
             out_proj: builder.linear("out_proj", Role::OutProj, out_spec)?,
-            start: StateSlot::new(builder.info("state", Role::ALog), inner, state, taps - 1).with(extensions),
+            state: SsmState { layer, start: StateSlot::new(builder.info("state", Role::ALog), inner, state, taps - 1).with(extensions) },
             shape,
         })
     }
@@ -96,7 +95,7 @@ impl Mixer {
         let MixerShape { inner, state: states, rank, .. } = self.shape;
         let projected = self.in_proj.forward(pass, &step.masked(x)?)?;
         let (u, z) = (tape.narrow(&projected, 2, 0, inner)?, tape.narrow(&projected, 2, inner, inner)?);
-        let (initial, context) = self.start(step, x.dims()[0], cache.as_deref())?;
+        let (initial, context) = self.state.before(step, x.dims()[0], cache.as_deref())?;
         let (front, u, z) = self.behind_virtual_inputs(step, u, z, cache.as_deref())?;
         let conv_bias = self.conv_bias.as_ref().map(|bias| bias.forward(pass)).transpose()?;
         let convolved = tape.causal_conv_silu(&u, &self.conv_weight.forward(pass)?, conv_bias.as_ref(), context.as_ref())?;
@@ -109,7 +108,7 @@ impl Mixer {
         }
         let dt = self.dt_proj.forward(pass, &dt)?;
         let mut a_log = self.a_log.forward(pass)?;
-        if let Some(extra) = self.start.adapter().map(|adapter| adapter.extra_states(pass)).transpose()?.flatten() {
+        if let Some(extra) = self.state.start.adapter().map(|adapter| adapter.extra_states(pass)).transpose()?.flatten() {
             let project = |rows: &Var| tape.linear(&convolved, rows, None);
             (b, c) = (tape.cat(&[&b, &project(&extra.b)?], 2)?, tape.cat(&[&c, &project(&extra.c)?], 2)?);
             a_log = tape.cat(&[&a_log, &extra.a_log], 1)?;
@@ -118,47 +117,28 @@ impl Mixer {
         let d = self.d.forward(pass)?;
         let inputs = ScanInputs { u: &convolved, dt: &dt, a: &a, b: &b, c: &c, d: &d, z: &z, initial_state: initial.as_ref() };
         let (mut y, state) = tape.selective_scan(inputs)?;
-        if let Some(offset) = self.start.adapter().map(|adapter| adapter.output_offset(pass, &c, &z)).transpose()?.flatten() {
+        if let Some(offset) = self.state.start.adapter().map(|adapter| adapter.output_offset(pass, &c, &z)).transpose()?.flatten() {
             y = tape.add(&y, &offset)?;
         }
         if front > 0 {
             y = tape.narrow(&y, 1, front, x.dims()[1])?;
         }
         if let Some(cache) = cache {
-            cache.put(self.layer, LayerCache::Ssm { context: self.next_context(&u, context.as_ref())?, state });
+            self.state.store(cache, &u, context.as_ref(), state)?;
         }
         Ok(self.out_proj.forward(pass, &y)?)
-    }
-
-    /// The state and convolution context before the first token: from the cache, or what a method has attached.
-    fn start(&self, step: &Step<'_>, batch: usize, cache: Option<&Cache>) -> Result<(Option<Var>, Option<Var>)> {
-        match cache.and_then(|cache| cache.get(self.layer)) {
-            Some(LayerCache::Ssm { context, state }) => Ok((Some(Var::constant(state.clone())), Some(Var::constant(context.clone())))),
-            _ => Ok(self.start.forward(step.pass, batch)?),
-        }
     }
 
     /// u and z with the virtual inputs that a method has attached in front of a sequence's beginning, and how many they are. Their gate is
     /// 0: what comes out there is dropped.
     fn behind_virtual_inputs(&self, step: &Step<'_>, u: Var, z: Var, cache: Option<&Cache>) -> Result<(usize, Var, Var)> {
-        let begins = cache.and_then(|cache| cache.get(self.layer)).is_none();
-        let inputs = self.start.adapter().filter(|_| begins).map(|adapter| adapter.virtual_inputs(step.pass)).transpose()?.flatten();
+        let begins = cache.and_then(|cache| cache.get(self.state.layer)).is_none();
+        let inputs = self.state.start.adapter().filter(|_| begins).map(|adapter| adapter.virtual_inputs(step.pass)).transpose()?.flatten();
         let Some(inputs) = inputs else { return Ok((0, u, z)) };
         let (tape, front) = (step.pass.tape, inputs.dims()[0]);
         let dims = [u.dims()[0], front, self.shape.inner];
         let gate = Var::constant(Tensor::zeros(&dims, z.value().dtype(), z.value().device())?);
         Ok((front, tape.cat(&[&tape.broadcast_to(&inputs, &dims)?, &u], 1)?, tape.cat(&[&gate, &z], 1)?))
-    }
-
-    /// The last inputs of the convolution, for the token to come.
-    fn next_context(&self, u: &Var, context: Option<&Var>) -> Result<Tensor> {
-        let (batch, length, inner) = u.value().dims3()?;
-        let before = match context {
-            Some(context) => context.value().clone(),
-            None => Tensor::zeros((batch, self.start.context, inner), u.value().dtype(), u.value().device())?,
-        };
-        let all = Tensor::cat(&[&before, &u.value().contiguous()?], 1)?;
-        Ok(all.narrow(1, length, self.start.context)?.contiguous()?)
     }
 
     /// Shows every slot.
@@ -176,7 +156,7 @@ impl Mixer {
         visitor(SlotMut::Param(&mut self.a_log));
         visitor(SlotMut::Param(&mut self.d));
         visit_linear(&mut self.out_proj, visitor);
-        visitor(SlotMut::State(&mut self.start));
+        visitor(SlotMut::State(&mut self.state.start));
     }
 
     /// Multiply-adds a token.

@@ -8,8 +8,10 @@ use crate::error::{ModelError, Result};
 use crate::gguf::GgufFile;
 use crate::gpt2::gpt2;
 use crate::gptj::gptj;
+use crate::jamba::jamba;
 use crate::llama::{llama, qwen2};
 use crate::mamba::{falcon_mamba, mamba};
+use crate::mamba2::mamba2;
 use crate::opt::opt;
 use crate::pass::Pass;
 use crate::slots::{LinearSlot, Prepared, SlotMut, Visitor};
@@ -145,8 +147,10 @@ pub const ARCHITECTURES: &[Architecture] = &[
     Architecture { model_type: "falcon_mamba", summary: "Falcon-Mamba: Mamba-1 with RMS norms over dt, B and C", build: falcon_mamba },
     Architecture { model_type: "gpt2", summary: "GPT-2: learned positions, fused attention, layer norms", build: gpt2 },
     Architecture { model_type: "gptj", summary: "GPT-J: attention and MLP side by side, interleaved rotary positions", build: gptj },
+    Architecture { model_type: "jamba", summary: "Jamba: layers of attention and of Mamba-1, mixtures of experts", build: jamba },
     Architecture { model_type: "llama", summary: "LLaMA family: RMSNorm, grouped-query rotary attention, SwiGLU", build: llama },
     Architecture { model_type: "mamba", summary: "Mamba-1: gated selective state space", build: mamba },
+    Architecture { model_type: "mamba2", summary: "Mamba-2: state space duality, one decay a head", build: mamba2 },
     Architecture { model_type: "opt", summary: "OPT: learned positions that padding does not count for, layer norms, ReLU", build: opt },
     Architecture { model_type: "qwen2", summary: "Qwen2: LLaMA with biases on queries, keys and values", build: qwen2 },
 ];

@@ -22,6 +22,15 @@ pub(crate) enum Norm {
     },
     /// x itself, where a config leaves the norm out.
     Identity,
+    /// x / rms(x) · weight, the mean square being taken over each of `groups` equal parts of the width by itself: Mamba-2's behind its gate.
+    GroupedRms {
+        /// [width].
+        weight: ParamSlot,
+        /// Added to the mean squares.
+        eps: f64,
+        /// Parts of the width.
+        groups: usize,
+    },
     /// x / rms(x): Falcon-Mamba's.
     UnweightedRms {
         /// Added to the mean square.
@@ -34,6 +43,13 @@ impl Norm {
     pub fn forward(&self, pass: &Pass<'_>, x: &Var) -> Result<Var> {
         match self {
             Self::Rms { weight, eps } => pass.tape.rms_norm(x, &weight.forward(pass)?, *eps),
+            Self::GroupedRms { weight, eps, groups } => {
+                let (tape, dims) = (pass.tape, x.dims());
+                let (rest, width) = (&dims[..dims.len() - 1], dims[dims.len() - 1]);
+                let parts = tape.reshape(x, &[rest, &[*groups, width / groups]].concat())?;
+                let normed = tape.reshape(&tape.rms_norm(&parts, &constant(&parts, 1.0)?, *eps)?, dims)?;
+                tape.mul(&normed, &weight.forward(pass)?)
+            }
             Self::UnweightedRms { eps } => pass.tape.rms_norm(x, &constant(x, 1.0)?, *eps),
             Self::Layer { affine: Some([weight, bias]), eps } => {
                 pass.tape.layer_norm(x, &weight.forward(pass)?, &bias.forward(pass)?, *eps)
@@ -46,7 +62,7 @@ impl Norm {
     /// Shows its tensors.
     pub fn visit_slots(&mut self, visitor: &mut Visitor<'_>) {
         match self {
-            Self::Rms { weight, .. } => visitor(SlotMut::Param(weight)),
+            Self::Rms { weight, .. } | Self::GroupedRms { weight, .. } => visitor(SlotMut::Param(weight)),
             Self::Layer { affine: Some(affine), .. } => affine.iter_mut().for_each(|slot| visitor(SlotMut::Param(slot))),
             Self::UnweightedRms { .. } | Self::Layer { affine: None, .. } | Self::Identity => {}
         }

@@ -352,12 +352,14 @@ impl PrefixSlot {
 pub struct StateSlot {
     /// Place and role.
     pub info: SlotInfo,
-    /// Inner width.
+    /// Inner width: channels of the state. In Mamba-2 these are heads · head_dim.
     pub inner: usize,
     /// States a channel.
     pub state: usize,
     /// Inputs of the convolution before the first: its taps less one.
     pub context: usize,
+    /// Channels of the convolution: the inner width, and in Mamba-2 those of B and C too.
+    pub conv_width: usize,
     /// What else than a start can be attached here.
     pub extensions: StateExtensions,
     adapter: Option<Box<dyn StateAdapter>>,
@@ -391,7 +393,7 @@ pub trait StateAdapter: Send {
         Ok(None)
     }
 
-    /// The convolution's inputs before the first token, [context, inner]; zeros where absent.
+    /// The convolution's inputs before the first token, [context, conv_width]; zeros where absent.
     fn conv_context(&self, _pass: &Pass<'_>) -> Result<Option<Var>> {
         Ok(None)
     }
@@ -413,9 +415,14 @@ pub trait StateAdapter: Send {
 }
 
 impl StateSlot {
-    /// A slot with nothing attached.
+    /// A slot with nothing attached, before a convolution over the inner width.
     pub fn new(info: SlotInfo, inner: usize, state: usize, context: usize) -> Self {
-        Self { info, inner, state, context, extensions: StateExtensions::default(), adapter: None }
+        Self { info, inner, state, context, conv_width: inner, extensions: StateExtensions::default(), adapter: None }
+    }
+
+    /// The slot before a convolution over `conv_width` channels.
+    pub fn with_conv_width(self, conv_width: usize) -> Self {
+        Self { conv_width, ..self }
     }
 
     /// The same slot in a layer that asks more hooks.
@@ -428,12 +435,12 @@ impl StateSlot {
         self.adapter.as_deref()
     }
 
-    /// Initial state [batch, inner, state] and convolution context [batch, context, inner], where something is attached.
+    /// Initial state [batch, inner, state] and convolution context [batch, context, conv_width], where something is attached.
     pub fn forward(&self, pass: &Pass<'_>, batch: usize) -> Result<(Option<Var>, Option<Var>)> {
         let Some(adapter) = &self.adapter else { return Ok((None, None)) };
         let stretch = |value: Option<Var>, dims: [usize; 3]| value.map(|value| pass.tape.broadcast_to(&value, &dims)).transpose();
         let state = stretch(adapter.initial_state(pass)?, [batch, self.inner, self.state])?;
-        Ok((state, stretch(adapter.conv_context(pass)?, [batch, self.context, self.inner])?))
+        Ok((state, stretch(adapter.conv_context(pass)?, [batch, self.context, self.conv_width])?))
     }
 
     /// Attaches `adapter` in place of any before.

@@ -6,7 +6,7 @@
 //!
 //! * [`tape`]: the tape, its variables and gradients; [`param`]: named tensors that may be trained.
 //! * [`elementary`]: small operators from which a new method is written in plain lines; [`candle_fn`]: closures of candle's operators;
-//!   [`columns`] and [`inverse`]: what rotations and scalings of activations need.
+//!   [`columns`] and [`inverse`]: what rotations and scalings of activations need; [`routing`]: what a mixture of experts needs.
 //! * [`linear`], [`norm`], [`layer_norm`], [`activation`], [`swiglu`], [`rotary`], [`attention`], [`conv`], [`scan`], [`ssd`], [`s4d`],
 //!   [`cross_entropy`], [`embedding`], [`dropout`]: fused operators, where the time and the memory go. Each runs a vectorised kernel on
 //!   f32 CPU tensors and a composition of candle operators on any other type or device.
@@ -44,6 +44,7 @@ mod parallel;
 pub mod param;
 mod products;
 pub mod rotary;
+pub mod routing;
 pub mod s4d;
 pub mod scan;
 mod scan_kernel;

@@ -2,6 +2,7 @@
 //!
 //! The gradient of s_t is a sum over all pairs (r, t') around the step t. It is accumulated as such: the shorter form as a difference of
 //! two sums over the outputs loses every digit under strong decay.
+#![expect(clippy::needless_range_loop, reason = "several arrays are walked in step by one index")]
 
 use crate::cpu::{Rows, Shared, buffer, with_rows};
 use crate::gemm::{Into, Matrix, multiply_serial};

@@ -7,7 +7,6 @@
 //! A task is a block of heads of one group of one batch row over the whole sequence, so that the products with B, C and the states run
 //! over all its channels at once. Blocks depend on the shape alone, and what they share (the gradients of B and C) is summed in order,
 //! so that the bits do not depend on the number of threads.
-#![expect(clippy::needless_range_loop, reason = "several arrays are walked in step by one index")]
 
 use crate::cpu::{Rows, Shared, buffer, with_rows};
 use crate::gemm::{Into, Matrix, multiply_serial};
