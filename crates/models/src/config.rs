@@ -7,6 +7,9 @@ use serde::de::DeserializeOwned;
 use serde_json::{Map, Value};
 use std::path::Path;
 
+/// Most dimensions of an attention head; tables of that width are made before any weight is read.
+const LARGEST_HEAD: usize = 1 << 16;
+
 /// A model's configuration, as the checkpoint or a pre-training spec gives it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelConfig {
@@ -33,9 +36,25 @@ impl ModelConfig {
     /// Takes the keys of a config.
     pub fn from_values(values: Map<String, Value>, origin: String) -> Result<Self> {
         match values.get("model_type") {
-            Some(Value::String(model_type)) => Ok(Self { model_type: model_type.clone(), values, origin }),
+            Some(Value::String(model_type)) => Self { model_type: model_type.clone(), values, origin }.checked(),
             _ => Err(ModelError::Unsupported { origin, problem: "the config names no `model_type`".to_owned() }),
         }
+    }
+
+    /// The config itself, if no number in it is beyond every model: a model without weights is built from the config alone, and must not
+    /// take its word for the number of layers.
+    fn checked(self) -> Result<Self> {
+        for (key, value) in &self.values {
+            let limit = match key.as_str() {
+                "num_hidden_layers" | "n_layer" | "num_layers" | "num_experts" => 4096,
+                key if key.contains("theta") => u64::MAX,
+                _ => 1 << 31,
+            };
+            if let Some(number) = value.as_u64().filter(|number| *number > limit) {
+                return Err(self.unsupported(format!("`{key}` is {number}; expected at most {limit}")));
+            }
+        }
+        Ok(self)
     }
 
     /// The typed config of an architecture. Keys it does not know are Hugging Face's and are left alone.
@@ -77,7 +96,11 @@ impl ModelConfig {
         if dim.is_none() && !hidden.is_multiple_of(query) {
             return Err(self.unsupported(format!("a hidden size of {hidden} does not divide into {query} heads")));
         }
-        Ok(Heads { query, key_value, dim: dim.unwrap_or(hidden / query) })
+        let dim = dim.unwrap_or(hidden / query);
+        if dim > LARGEST_HEAD {
+            return Err(self.unsupported(format!("attention heads have {dim} dimensions; expected at most {LARGEST_HEAD}")));
+        }
+        Ok(Heads { query, key_value, dim })
     }
 
     /// Mamba's `time_step_rank` (`mamba_dt_rank` in Jamba): a number, or "auto" for ⌈hidden / 16⌉.

@@ -43,6 +43,26 @@ pub enum ModelError {
         /// In the file.
         found: Vec<usize>,
     },
+    /// A tensor has numbers of another type than a model can be read from.
+    #[error("tensor `{name}` of {origin} has numbers of type {found}; expected {expected}")]
+    WrongType {
+        /// Where it was found.
+        origin: String,
+        /// Its name.
+        name: String,
+        /// What can be read.
+        expected: &'static str,
+        /// In the file.
+        found: String,
+    },
+    /// A checkpoint has tensors for which the model of its config has no place.
+    #[error("{origin} has {} its config has no place for: {}; is the config that of another model?", count(names.len()), list(names))]
+    ExtraTensors {
+        /// The checkpoint.
+        origin: String,
+        /// Their names.
+        names: Vec<String>,
+    },
     /// The config asks for what this program does not do.
     #[error("{origin}: {problem}")]
     Unsupported {
@@ -58,3 +78,14 @@ pub enum ModelError {
 
 /// Shorthand for results of this crate.
 pub type Result<T> = std::result::Result<T, ModelError>;
+
+fn count(tensors: usize) -> String {
+    if tensors == 1 { "a tensor that".to_owned() } else { format!("{tensors} tensors that") }
+}
+
+/// The first few names.
+fn list(names: &[String]) -> String {
+    let shown: Vec<String> = names.iter().take(5).map(|name| format!("`{name}`")).collect();
+    let more = if names.len() > shown.len() { format!(" and {} more", names.len() - shown.len()) } else { String::new() };
+    shown.join(", ") + &more
+}

@@ -172,7 +172,13 @@ pub fn build(config: &ModelConfig, weights: &dyn Weights) -> Result<Box<dyn Mode
 pub fn load(path: &Path, device: &Device) -> Result<Box<dyn Model>> {
     if path.extension().is_some_and(|extension| extension == "gguf") {
         let file = GgufFile::open(path, device)?;
-        return build(&file.config()?, &file);
+        let model = build(&file.config()?, &file)?;
+        file.check_used()?;
+        return Ok(model);
     }
-    build(&ModelConfig::read(path)?, &Checkpoint::open(path, device)?)
+    let checkpoint = Checkpoint::open(path, device)?;
+    let model = build(&ModelConfig::read(path)?, &checkpoint)?;
+    let tied = if let Head::Tied(slot) = model.head() { Some(slot.param.name().to_owned()) } else { None };
+    checkpoint.check_used(tied.as_deref())?;
+    Ok(model)
 }
