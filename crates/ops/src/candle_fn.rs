@@ -15,8 +15,11 @@ pub struct DerivedWeight {
     /// The parameters.
     pub params: Vec<Var>,
     /// From the layer's weight and the parameters' values to the weight to use, in the same shape. candle operators with a gradient only.
-    pub function: Rc<dyn Fn(&Tensor, &[Tensor]) -> Result<Tensor>>,
+    pub function: Rc<WeightFunction>,
 }
+
+/// From a weight and the values of some parameters to another weight.
+pub type WeightFunction = dyn Fn(&Tensor, &[Tensor]) -> Result<Tensor>;
 
 impl Tape {
     /// f(inputs), where f is a composition of candle operators. It keeps the inputs.

@@ -217,13 +217,13 @@ impl Data {
         let seeds: Vec<String> = seeds.iter().map(u64::to_string).collect();
         let device = list(&|cell| {
             let device = cell.row.device.as_deref().unwrap_or("unknown device");
-            cell.row.threads.map_or_else(|| device.to_owned(), |threads| format!("{device} with {threads} threads"))
+            cell.row.threads.map_or_else(|| device.to_owned(), |threads| format!("{device} with {}", counted(threads, "thread")))
         });
         let mut parts = vec![
             list(&|cell| cell.place.model.clone()),
             list(&|cell| cell.place.task.clone()),
             format!("{} train / {} test examples", range(&|r| r.train_samples), range(&|r| r.test_samples)),
-            format!("{} epochs, {} steps", range(&|r| Some(r.epochs)), range(&|r| r.total_steps)),
+            format!("{}, {}", counted(range(&|r| Some(r.epochs)), "epoch"), counted(range(&|r| r.total_steps), "step")),
             format!("{} {}", if seeds.len() == 1 { "seed" } else { "seeds" }, seeds.join(", ")),
             device,
         ];
@@ -233,6 +233,13 @@ impl Data {
         }
         parts.join(" · ")
     }
+}
+
+/// `1 epoch`, `3 epochs`, `1–3 epochs`.
+fn counted(count: impl std::fmt::Display, noun: &str) -> String {
+    let count = count.to_string();
+    let plural = if count == "1" { "" } else { "s" };
+    format!("{count} {noun}{plural}")
 }
 
 /// A range of counts as text: `160`, `160–2000`, or `?` for none.

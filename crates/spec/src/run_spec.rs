@@ -166,8 +166,9 @@ impl RunSpec {
     /// The method as figures and tables name it: `lora r=8`, `sdt + lora r=8`.
     pub fn method_label(&self) -> String {
         let label = |method: &Component| match method.options.get("r") {
-            Some(rank) => format!("{} r={rank}", method.name),
-            None => method.name.clone(),
+            // OFT's `r = 0` means that the block size decides.
+            Some(rank) if *rank != 0 => format!("{} r={rank}", method.name),
+            _ => method.name.clone(),
         };
         self.method.iter().map(label).collect::<Vec<_>>().join(" + ")
     }
