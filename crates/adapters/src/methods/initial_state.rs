@@ -57,7 +57,7 @@ impl Method for InitialState {
         let params = attach_state(model, context, &mut |slot, _, chosen, _| {
             let state = Param::trainable(tensor_name(chosen, "initial_state"), zeros((slot.inner, slot.state))?);
             let context = match self.conv_state {
-                true => Some(Param::trainable(tensor_name(chosen, "conv_state"), zeros((slot.context, slot.inner))?)),
+                true => Some(Param::trainable(tensor_name(chosen, "conv_state"), zeros((slot.context, slot.conv_width))?)),
                 false => None,
             };
             slot.attach(Box::new(Start { state: state.clone(), context: context.clone(), layer: chosen.layer }));
