@@ -46,6 +46,9 @@ use std::collections::BTreeMap;
 /// The tensors of an adapter file, by name.
 pub type Tensors = BTreeMap<String, Tensor>;
 
+/// From an `adapter_config.json` and the tensors beside it to a method's options, if it is that method's.
+pub type Import = fn(&Map<String, Value>, &Tensors) -> peftbench_spec::error::Result<Option<Map<String, Value>>>;
+
 /// A method's entry.
 pub struct MethodEntry {
     /// Name in specs.
@@ -57,7 +60,7 @@ pub struct MethodEntry {
     /// The same component with every default filled in.
     pub resolve: fn(&Component) -> peftbench_spec::error::Result<Component>,
     /// The options of an `adapter_config.json`, if it is this method's.
-    pub import: fn(&Map<String, Value>, &Tensors) -> peftbench_spec::error::Result<Option<Map<String, Value>>>,
+    pub import: Import,
 }
 
 const fn entry<T: Options + Method + 'static>(name: &'static str, summary: &'static str) -> MethodEntry {

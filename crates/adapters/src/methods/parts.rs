@@ -14,12 +14,15 @@ use rand_distr::{Distribution, StandardNormal};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
+/// What is attached to one linear layer: from its slot, what was chosen and the stream of initialisation to the tensors.
+pub(crate) type AttachLinear<'a> = dyn FnMut(&mut LinearSlot, &Chosen, &mut Stream) -> Result<Vec<Param>> + 'a;
+
 /// Calls `attach` for every chosen linear slot, or row part of one, in the model's order; it returns the tensors it has added there.
 pub(crate) fn attach_linear(
     model: &mut dyn Model,
     context: &mut AttachContext<'_>,
     method: &str,
-    attach: &mut dyn FnMut(&mut LinearSlot, &Chosen, &mut Stream) -> Result<Vec<Param>>,
+    attach: &mut AttachLinear<'_>,
 ) -> Result<Vec<AdapterParam>> {
     let mut found: Result<Vec<AdapterParam>> = Ok(Vec::new());
     model.visit_slots(&mut |slot| {

@@ -46,16 +46,14 @@ struct Added {
 
 impl StateAdapter for Added {
     fn output_offset(&self, pass: &Pass<'_>, c: &Var, z: &Var) -> peftbench_ops::Result<Option<Var>> {
-        let (tape, offset) = (pass.tape, self.offset);
+        let tape = pass.tape;
         let value = tape.scale(&tape.param(&self.value), pass.scale_of(self.layer))?;
-        let added = tape.candle_fn("state_offset", &[&value, c, z], move |v| {
-            let (value, c, z) = (&v[0], &v[1], &v[2]);
-            let gate = z.contiguous()?.silu()?;
-            match offset {
-                Offset::State => c.contiguous()?.broadcast_matmul(&value.t()?)?.mul(&gate),
-                Offset::Output => gate.broadcast_mul(value),
-            }
-        });
+        let gate = |z: &Tensor| z.contiguous()?.silu();
+        let added = match self.offset {
+            Offset::State => tape
+                .candle_fn("state_offset", &[&value, c, z], move |v| v[1].contiguous()?.broadcast_matmul(&v[0].t()?)?.mul(&gate(&v[2])?)),
+            Offset::Output => tape.candle_fn("output_offset", &[&value, z], move |v| gate(&v[1])?.broadcast_mul(&v[0])),
+        };
         added.map(Some)
     }
 }
