@@ -53,7 +53,7 @@ fn read_all(bytes: &[u8]) -> (Result<(), ModelError>, u64) {
     fs::write(&path, bytes).unwrap();
     let before = memory::reset_peak();
     let read = || {
-        let checkpoint = Checkpoint::open_files(&[path.clone()], "test".into(), &Device::Cpu)?;
+        let checkpoint = Checkpoint::open_files(std::slice::from_ref(&path), "test".into(), &Device::Cpu)?;
         checkpoint.names().try_for_each(|name| checkpoint.read(name).map(drop))
     };
     let result = read();

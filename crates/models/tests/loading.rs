@@ -115,7 +115,7 @@ fn half_precision_is_read_as_the_numbers_it_holds() {
         file.extend(&bytes);
         let path = dir.path().join(dtype);
         fs::write(&path, file).unwrap();
-        let found = Checkpoint::open_files(&[path.clone()], "test".into(), &Device::Cpu).unwrap().read("a").unwrap();
+        let found = Checkpoint::open_files(std::slice::from_ref(&path), "test".into(), &Device::Cpu).unwrap().read("a").unwrap();
         let found = found.to_vec2::<f32>().unwrap().concat();
         // candle's own reader agrees.
         let theirs = peftbench_ops::safetensors::load(&path, &Device::Cpu).unwrap()["a"].to_dtype(peftbench_ops::DType::F32).unwrap();

@@ -9,7 +9,7 @@ use crate::meter::Phase;
 use crate::planner::load_splits;
 use crate::probe::ProbeData;
 use crate::resolve::{attach_all, build_methods};
-use crate::trainer::{Trainer, total_steps};
+use crate::trainer::{Trainer, TrainingStage, total_steps};
 use peftbench_adapters::export::adapter_files;
 use peftbench_adapters::method::Carried;
 use peftbench_adapters::policies::{self, PolicyContext};
@@ -160,8 +160,21 @@ impl<'a> Run<'a> {
         let eval = |examples| EvalSplit::new(examples, &*task, &tokenizer, spec.train.max_length, spec.train.eval_batch_size);
         let (valid, test) = (eval(splits.valid)?, eval(splits.test)?);
         let methods = build_methods(spec)?;
-        let run =
-            Self { job, device, files, task, tokenizer, train, valid_answers, valid, test, methods, started, phases: BTreeMap::new(), eval_tokens: 0 };
+        let run = Self {
+            job,
+            device,
+            files,
+            task,
+            tokenizer,
+            train,
+            valid_answers,
+            valid,
+            test,
+            methods,
+            started,
+            phases: BTreeMap::new(),
+            eval_tokens: 0,
+        };
         Ok((run, model, setup))
     }
 
@@ -232,9 +245,9 @@ impl<'a> Run<'a> {
         let policy = policies::build(&self.job.spec.policy, context)?;
         let (train, valid) = (std::mem::take(&mut self.train), std::mem::take(&mut self.valid_answers));
         let weights = matrices(model);
-        let probed = ProbeData { train: &train, valid: &valid, weights: &weights };
-        let num_layers = model.num_layers();
-        let mut trainer = Trainer::new(self.job.spec, probed, self.device.clone(), name, attachment, policy, base_bytes, num_layers);
+        let data = ProbeData { train: &train, valid: &valid, weights: &weights };
+        let (spec, device, num_layers) = (self.job.spec, self.device.clone(), model.num_layers());
+        let mut trainer = Trainer::new(TrainingStage { spec, name, data, device, base_bytes, num_layers }, attachment, policy);
         let states = saved.take_optimizer(trainer.optimizer.params())?;
         trainer.optimizer.restore(states);
         for state in trainer.attachment().training.iter().flat_map(|training| training.state()) {

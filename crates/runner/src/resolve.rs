@@ -64,12 +64,12 @@ pub fn attach_all(
     for (i, (method, component)) in built.iter().zip(&spec.method).enumerate() {
         let chosen = choose(model, &component.name, &**method, &spec.targets, &spec.layers, spec.seed)?;
         let mut init = seed::stream(spec.seed, &format!("init/{i}"));
-        let attached = method.attach(model, &mut AttachContext { chosen: &chosen, stage, carried, init: &mut init, loading: false }).map_err(|error| {
-            match RunError::from(error) {
+        let attached = method
+            .attach(model, &mut AttachContext { chosen: &chosen, stage, carried, init: &mut init, loading: false })
+            .map_err(|error| match RunError::from(error) {
                 RunError::Spec(error) => RunError::Spec(error.below(&format!("method[{i}]"))),
                 other => other,
-            }
-        })?;
+            })?;
         matched += chosen.len();
         all = all.join(attached);
     }

@@ -22,13 +22,25 @@ use peftbench_spec::seed;
 use std::cell::RefCell;
 use std::time::Instant;
 
+/// What stays the same through one stage of a run.
+pub struct TrainingStage<'a> {
+    /// The run.
+    pub spec: &'a RunSpec,
+    /// Name in records.
+    pub name: &'static str,
+    /// The training split, and what else policies may probe.
+    pub data: ProbeData<'a>,
+    /// Where batches go.
+    pub device: Device,
+    /// Bytes of the base model.
+    pub base_bytes: u64,
+    /// Its layers.
+    pub num_layers: usize,
+}
+
 /// What a step is made with.
 pub struct Trainer<'a> {
-    spec: &'a RunSpec,
-    train: &'a [Encoded],
-    probed: ProbeData<'a>,
-    device: Device,
-    stage: &'static str,
+    stage: TrainingStage<'a>,
     attachment: Attachment,
     policy: Box<dyn LayerPolicy>,
     /// The optimizer, with its moments.
@@ -37,8 +49,6 @@ pub struct Trainer<'a> {
     steps_per_epoch: u64,
     /// The batches of the epoch under way.
     order: (u64, Vec<Vec<usize>>),
-    base_bytes: u64,
-    num_layers: usize,
 }
 
 /// Optimizer steps an epoch: the last one may hold fewer micro-batches.
@@ -54,37 +64,22 @@ pub fn total_steps(examples: usize, spec: &RunSpec) -> u64 {
 
 impl<'a> Trainer<'a> {
     /// A trainer of one stage.
-    pub fn new(
-        spec: &'a RunSpec,
-        probed: ProbeData<'a>,
-        device: Device,
-        stage: &'static str,
-        attachment: Attachment,
-        policy: Box<dyn LayerPolicy>,
-        base_bytes: u64,
-        num_layers: usize,
-    ) -> Self {
-        let train = probed.train;
-        let total = total_steps(train.len(), spec);
+    pub fn new(stage: TrainingStage<'a>, attachment: Attachment, policy: Box<dyn LayerPolicy>) -> Self {
+        let (spec, examples) = (stage.spec, stage.data.train.len());
+        let total = total_steps(examples, spec);
         let t = &spec.train;
         let adamw = AdamWConfig { betas: t.betas, eps: t.eps, weight_decay: t.weight_decay, max_grad_norm: t.max_grad_norm };
         let schedule = Schedule { scheduler: t.lr_scheduler, lr: t.lr, warmup: (t.warmup_ratio * total as f64).round() as u64, total };
         let params = attachment.params.iter().map(|p| p.param.clone()).collect();
         let lr_factors = attachment.params.iter().map(|p| p.lr_factor).collect();
         Self {
-            spec,
-            train,
-            probed,
-            device,
             stage,
             attachment,
             policy,
             optimizer: AdamW::new(params, adamw).with_lr_factors(lr_factors),
             schedule,
-            steps_per_epoch: steps_per_epoch(train.len(), spec),
+            steps_per_epoch: steps_per_epoch(examples, spec),
             order: (u64::MAX, Vec::new()),
-            base_bytes,
-            num_layers,
         }
     }
 
@@ -121,12 +116,12 @@ impl<'a> Trainer<'a> {
         let lr = self.schedule.lr(stage_step);
         let (loss, grads, activation_bytes) = phase.compute(|| self.differentiate(model, &batches, step))?;
         if !loss.is_finite() {
-            return Err(RunError::NanLoss { step, loss, lr: self.spec.train.lr });
+            return Err(RunError::NanLoss { step, loss, lr: self.stage.spec.train.lr });
         }
         let gradient_bytes = grads.iter().map(|(_, grad)| grad.elem_count() as u64 * 4).sum();
         let grad_norm = phase.compute(|| self.optimizer.step(&grads, lr))?;
         if !grad_norm.is_finite() {
-            return Err(RunError::NanLoss { step, loss: grad_norm, lr: self.spec.train.lr });
+            return Err(RunError::NanLoss { step, loss: grad_norm, lr: self.stage.spec.train.lr });
         }
         let grad_scale = self.optimizer.grad_scale(grad_norm);
         let made = TrainingStep { step: stage_step, total: self.schedule.total, grads: &grads, grad_scale };
@@ -143,7 +138,7 @@ impl<'a> Trainer<'a> {
         sink(&Event::Step(StepRecord {
             step,
             epoch: stage_step as f64 / self.steps_per_epoch as f64,
-            stage: self.stage.to_owned(),
+            stage: self.stage.name.to_owned(),
             loss,
             lr,
             grad_norm,
@@ -161,14 +156,17 @@ impl<'a> Trainer<'a> {
     fn batches(&mut self, stage_step: u64) -> Result<Vec<Batch>> {
         let (epoch, within) = ((stage_step - 1) / self.steps_per_epoch, (stage_step - 1) % self.steps_per_epoch);
         if self.order.0 != epoch {
-            let lengths: Vec<usize> = self.train.iter().map(|e| e.ids.len()).collect();
-            let mut stream = seed::stream(self.spec.seed, &format!("data/{}/{epoch}", self.stage));
-            self.order = (epoch, batching::train_batches(&lengths, self.spec.train.batch_size, &mut stream));
+            let lengths: Vec<usize> = self.stage.data.train.iter().map(|e| e.ids.len()).collect();
+            let mut stream = seed::stream(self.stage.spec.seed, &format!("data/{}/{epoch}", self.stage.name));
+            self.order = (epoch, batching::train_batches(&lengths, self.stage.spec.train.batch_size, &mut stream));
         }
-        let count = self.spec.train.gradient_accumulation;
+        let count = self.stage.spec.train.gradient_accumulation;
         let start = within as usize * count;
         let chosen = &self.order.1[start..(start + count).min(self.order.1.len())];
-        chosen.iter().map(|indices| batch::join(&indices.iter().map(|&i| &self.train[i]).collect::<Vec<_>>(), &self.device)).collect()
+        chosen
+            .iter()
+            .map(|indices| batch::join(&indices.iter().map(|&i| &self.stage.data.train[i]).collect::<Vec<_>>(), &self.stage.device))
+            .collect()
     }
 
     /// Asks the policy and sets each tensor active or not. What the policy probes is a phase of its own.
@@ -180,7 +178,8 @@ impl<'a> Trainer<'a> {
         sink: &mut dyn FnMut(&Event) -> Result<()>,
     ) -> Result<Activity> {
         let params = &self.attachment.params;
-        let mut probe = ModelProbe { model, params, data: self.probed, seed: self.spec.seed, device: &self.device, asked: false };
+        let mut probe =
+            ModelProbe { model, params, data: self.stage.data, seed: self.stage.spec.seed, device: &self.stage.device, asked: false };
         let (activity, record) = phase.apart("probe", || self.policy.begin_step(stage_step, &mut probe));
         let activity = activity?;
         if probe.asked {
@@ -201,7 +200,7 @@ impl<'a> Trainer<'a> {
     /// Loss, gradients and the bytes that the tape kept. The loss is the mean over the label tokens of all micro-batches; what methods add to
     /// it is differentiated with it, but not reported: losses stay comparable.
     fn differentiate(&self, model: &dyn Model, batches: &[Batch], step: u64) -> Result<(f64, Gradients, u64)> {
-        let dropout = RefCell::new(seed::stream(self.spec.seed, &format!("dropout/{step}")));
+        let dropout = RefCell::new(seed::stream(self.stage.spec.seed, &format!("dropout/{step}")));
         let labels: usize = batches.iter().map(|b| b.labels.len()).sum();
         let (mut total, mut kept, mut sum) = (0.0, 0, None);
         for batch in batches {
@@ -238,9 +237,9 @@ impl<'a> Trainer<'a> {
         }
         let adapter = self.attachment.num_added() * 4;
         let optimizer = self.optimizer.bytes();
-        let known = self.base_bytes + adapter + gradients + optimizer + activations;
+        let known = self.stage.base_bytes + adapter + gradients + optimizer + activations;
         let kinds = [
-            ("weights", self.base_bytes),
+            ("weights", self.stage.base_bytes),
             ("adapter", adapter),
             ("gradients", gradients),
             ("optimizer", optimizer),
@@ -251,7 +250,7 @@ impl<'a> Trainer<'a> {
     }
 
     fn report_layers(&self, step: u64, activity: &Activity, sink: &mut dyn FnMut(&Event) -> Result<()>) -> Result<()> {
-        let layers = if activity.decided { self.num_layers } else { 0 };
+        let layers = if activity.decided { self.stage.num_layers } else { 0 };
         for layer in 0..layers {
             sink(&Event::Layer {
                 step,

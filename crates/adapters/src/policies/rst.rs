@@ -73,16 +73,16 @@ impl PolicyOptions for Rst {
 
 impl PolicyOptions for Lisa {
     fn validate(&self) -> peftbench_spec::error::Result<()> {
-        self.clone().as_rst().validate()
+        self.clone().into_rst().validate()
     }
 
     fn build(self, context: PolicyContext) -> peftbench_spec::error::Result<Box<dyn LayerPolicy>> {
-        self.as_rst().build(context)
+        self.into_rst().build(context)
     }
 }
 
 impl Lisa {
-    fn as_rst(self) -> Rst {
+    fn into_rst(self) -> Rst {
         Rst { layers_updated: self.layers_updated, redraw_interval: self.redraw_interval, inactive_moments: self.inactive_moments }
     }
 }
