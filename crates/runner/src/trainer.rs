@@ -13,7 +13,7 @@ use crate::schedule::Schedule;
 use peftbench_adapters::method::TrainingStep;
 use peftbench_adapters::policy::InactiveMoments;
 use peftbench_adapters::{Activity, Attachment, LayerPolicy};
-use peftbench_datasets::{Encoded, batching};
+use peftbench_datasets::batching;
 use peftbench_models::{Model, Pass};
 use peftbench_ops::{Device, Gradients, Tape};
 use peftbench_spec::RunSpec;
