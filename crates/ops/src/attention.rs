@@ -5,9 +5,10 @@
 //! [length, length] matrix outlives its block.
 
 use crate::cpu::{Rows, Shared, buffer, is_f32_cpu, unwritten, with_rows};
-use crate::gemm::{Into, Matrix, multiply_serial};
+use crate::gemm::{Into, Matrix};
 use crate::parallel;
 use crate::simd::{dispatch, exp_one};
+use crate::small_product::{gathered, small_product};
 use crate::tape::{Tape, Var};
 use candle_core::{D, DType, Device, Result, Tensor};
 
@@ -79,6 +80,11 @@ impl Shape {
         self.keys - self.length + row + 1
     }
 
+    /// The keys, or values, of one head, [keys, dim].
+    fn keys_of<'a>(&self, rows: &Rows<'a>, b: usize, kv_head: usize) -> Matrix<'a> {
+        Matrix::rows(&rows.data()[b * self.keys * rows.stride + kv_head * self.heads.dim..], rows.stride)
+    }
+
     fn work(&self) -> usize {
         self.batch * self.heads.query * self.length * self.keys
     }
@@ -137,11 +143,26 @@ impl Bias {
     }
 }
 
+/// The keys of one head.
+struct Keys<'a> {
+    /// [keys, dim].
+    rows: Matrix<'a>,
+    /// [dim, keys], which all blocks of queries multiply by; absent where there is one query only.
+    transposed: Option<Vec<f32>>,
+}
+
+impl<'a> Keys<'a> {
+    fn new(k: &Rows<'a>, shape: Shape, b: usize, kv_head: usize) -> Self {
+        let rows = shape.keys_of(k, b, kv_head);
+        Self { rows, transposed: (shape.length > 1).then(|| gathered(rows.t(), shape.heads.dim, shape.keys)) }
+    }
+}
+
 /// Softmax weights of query rows `first..first + rows` of one head into `weights` [rows, keys of the last row].
 #[allow(clippy::too_many_arguments)]
 fn block_weights(
     q: &Rows<'_>,
-    k: &Rows<'_>,
+    keys: &Keys<'_>,
     shape: Shape,
     b: usize,
     head: usize,
@@ -153,8 +174,14 @@ fn block_weights(
     let Heads { dim, .. } = shape.heads;
     let span = shape.visible(first + rows - 1);
     let q_data = Matrix::rows(&q.data()[(b * shape.length + first) * q.stride + head * dim..], q.stride);
-    let k_data = Matrix::rows(&k.data()[b * shape.keys * k.stride + head / shape.group() * dim..], k.stride);
-    multiply_serial(rows, span, dim, q_data, k_data.t(), shape.scale as f32, weights, span, Into::Overwrite);
+    let scale = shape.scale as f32;
+    match &keys.transposed {
+        Some(keys) => small_product(rows, span, dim, q_data, Matrix::rows(keys, shape.keys), scale, weights, span, Into::Overwrite),
+        None => dispatch(
+            #[inline(always)]
+            || scores_of_one(&q_data.data[..dim], keys.rows, scale, &mut weights[..span]),
+        ),
+    }
     let (mask, alibi) = (bias.mask(b), bias.alibi(b, head));
     for (i, row) in weights.chunks_mut(span).take(rows).enumerate() {
         let seen = shape.visible(first + i);
@@ -170,13 +197,31 @@ fn block_weights(
     }
 }
 
+/// scale · q · k for each row of k: the product with one query, as in decoding, for which transposing the keys would take longer.
+#[inline(always)]
+fn scores_of_one(q: &[f32], k: Matrix<'_>, scale: f32, scores: &mut [f32]) {
+    for (j, score) in scores.iter_mut().enumerate() {
+        *score = scale * crate::norm::dot(q, &k.data[j * k.row_stride..][..q.len()]);
+    }
+}
+
+/// Σ weight · row of v.
+#[inline(always)]
+fn mean_of_one(weights: &[f32], v: Matrix<'_>, mean: &mut [f32]) {
+    mean.fill(0.0);
+    for (j, &weight) in weights.iter().enumerate() {
+        let row = &v.data[j * v.row_stride..][..mean.len()];
+        mean.iter_mut().zip(row).for_each(|(mean, value)| *mean = weight.mul_add(*value, *mean));
+    }
+}
+
 /// Softmax over the first `seen` values that are not masked; 0 elsewhere.
 #[inline(always)]
 fn softmax_row(row: &mut [f32], seen: usize, mask: Option<&[u8]>) {
     if let Some(mask) = mask {
         row.iter_mut().zip(mask).for_each(|(w, &keep)| *w = if keep == 0 { f32::NEG_INFINITY } else { *w });
     }
-    let max = row[..seen].iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let max = crate::norm::max(&row[..seen]);
     // A row that sees padding only is itself padding: its weights are all 0.
     if max == f32::NEG_INFINITY {
         return row.fill(0.0);
@@ -205,12 +250,20 @@ fn forward_kernel(q: &Tensor, k: &Tensor, v: &Tensor, shape: Shape, bias: &Bias)
                     // SAFETY: products overwrite what is read of them.
                     let (mut weights, mut block) =
                         unsafe { (unwritten(BLOCK.min(shape.length) * shape.keys), unwritten(BLOCK.min(shape.length) * dim)) };
+                    let (keys, values) = (Keys::new(k, shape, b, head / shape.group()), shape.keys_of(v, b, head / shape.group()));
                     for first in (0..shape.length).step_by(BLOCK) {
                         let rows = BLOCK.min(shape.length - first);
                         let span = shape.visible(first + rows - 1);
-                        block_weights(q, k, shape, b, head, first, rows, bias, &mut weights);
-                        let v_data = Matrix::rows(&v.data()[b * shape.keys * v.stride + head / shape.group() * dim..], v.stride);
-                        multiply_serial(rows, dim, span, Matrix::rows(&weights, span), v_data, 1.0, &mut block, dim, Into::Overwrite);
+                        block_weights(q, &keys, shape, b, head, first, rows, bias, &mut weights);
+                        match rows {
+                            1 => dispatch(
+                                #[inline(always)]
+                                || mean_of_one(&weights[..span], values, &mut block[..dim]),
+                            ),
+                            _ => {
+                                small_product(rows, dim, span, Matrix::rows(&weights, span), values, 1.0, &mut block, dim, Into::Overwrite)
+                            }
+                        }
                         for (i, row) in block.chunks(dim).take(rows).enumerate() {
                             let at = (b * shape.length + first + i) * width + head * dim;
                             #[allow(unsafe_code)]
@@ -261,8 +314,7 @@ fn backward_head([grad, q, k, v]: [&Rows<'_>; 4], shape: Shape, b: usize, kv_hea
     let (mut weights, mut slopes, mut q_block) =
         unsafe { (unwritten(block * shape.keys), unwritten(block * shape.keys), unwritten(block * dim)) };
     let (mut k_sum, mut v_sum) = (buffer(shape.keys * dim), buffer(shape.keys * dim));
-    let at_keys = |rows: &Rows<'_>| b * shape.keys * rows.stride + kv_head * dim;
-    let (k_data, v_data) = (Matrix::rows(&k.data()[at_keys(k)..], k.stride), Matrix::rows(&v.data()[at_keys(v)..], v.stride));
+    let (keys, values) = (Keys::new(k, shape, b, kv_head), gathered(shape.keys_of(v, b, kv_head).t(), dim, shape.keys));
     for head in kv_head * shape.group()..(kv_head + 1) * shape.group() {
         for first in (0..shape.length).step_by(BLOCK) {
             let rows = BLOCK.min(shape.length - first);
@@ -270,9 +322,9 @@ fn backward_head([grad, q, k, v]: [&Rows<'_>; 4], shape: Shape, b: usize, kv_hea
             let at_queries = |rows: &Rows<'_>| (b * shape.length + first) * rows.stride + head * dim;
             let g_data = Matrix::rows(&grad.data()[at_queries(grad)..], grad.stride);
             let q_data = Matrix::rows(&q.data()[at_queries(q)..], q.stride);
-            block_weights(q, k, shape, b, head, first, rows, bias, &mut weights);
-            multiply_serial(span, dim, rows, Matrix::rows(&weights, span).t(), g_data, 1.0, &mut v_sum, dim, Into::Accumulate);
-            multiply_serial(rows, span, dim, g_data, v_data.t(), 1.0, &mut slopes, span, Into::Overwrite);
+            block_weights(q, &keys, shape, b, head, first, rows, bias, &mut weights);
+            small_product(span, dim, rows, Matrix::rows(&weights, span).t(), g_data, 1.0, &mut v_sum, dim, Into::Accumulate);
+            small_product(rows, span, dim, g_data, Matrix::rows(&values, shape.keys), 1.0, &mut slopes, span, Into::Overwrite);
             for (slope, weight) in slopes.chunks_mut(span).zip(weights.chunks(span)).take(rows) {
                 dispatch(
                     #[inline(always)]
@@ -283,8 +335,8 @@ fn backward_head([grad, q, k, v]: [&Rows<'_>; 4], shape: Shape, b: usize, kv_hea
                 );
             }
             let scale = shape.scale as f32;
-            multiply_serial(rows, dim, span, Matrix::rows(&slopes, span), k_data, scale, &mut q_block, dim, Into::Overwrite);
-            multiply_serial(span, dim, rows, Matrix::rows(&slopes, span).t(), q_data, scale, &mut k_sum, dim, Into::Accumulate);
+            small_product(rows, dim, span, Matrix::rows(&slopes, span), keys.rows, scale, &mut q_block, dim, Into::Overwrite);
+            small_product(span, dim, rows, Matrix::rows(&slopes, span).t(), q_data, scale, &mut k_sum, dim, Into::Accumulate);
             for (i, row) in q_block.chunks(dim).take(rows).enumerate() {
                 #[allow(unsafe_code)]
                 // SAFETY: each task owns the columns of its query heads.
@@ -365,6 +417,10 @@ mod tests {
         check_gradients(&[&[2, 3, 12], &[2, 4, 6], &[2, 4, 6]], attend(heads, masked.clone(), None))?;
         check_kernel(&[&[2, 3, 12], &[2, 4, 6], &[2, 4, 6]], 1e-5, attend(heads, masked, None))?;
         check_kernel(&[&[1, 1, 12], &[1, 1, 6], &[1, 1, 6]], 1e-5, attend(heads, None, None))?;
+        // One query, as in decoding.
+        let masked = Some(vec![vec![1; 19], [vec![0; 5], vec![1; 14]].concat()]);
+        let one = Heads { query: 4, key_value: 2, dim: 37 };
+        check_kernel(&[&[2, 1, 148], &[2, 19, 74], &[2, 19, 74]], 1e-5, attend(one, masked, None))?;
         let heads = Heads { query: 3, key_value: 1, dim: 8 };
         check_kernel(&[&[2, 131, 24], &[2, 131, 8], &[2, 131, 8]], 1e-5, attend(heads, None, None))
     }

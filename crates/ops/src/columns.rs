@@ -2,8 +2,9 @@
 //! columns.
 
 use crate::cpu::{buffer, is_f32_cpu, with_rows};
-use crate::gemm::{Into, Matrix, multiply_serial};
+use crate::gemm::{Into, Matrix};
 use crate::parallel;
+use crate::small_product::small_product;
 use crate::tape::{Tape, Var};
 use candle_core::{D, Device, Result, Tensor};
 
@@ -96,7 +97,7 @@ fn block_product(x: &Tensor, r: &Tensor, transposed: bool) -> Result<Tensor> {
                     let left = Matrix::rows(&x_rows.data()[i * PIECE * x_rows.stride + k * side..], x_rows.stride);
                     let right = Matrix::rows(&r.data()[k * side * side..], side);
                     let right = if transposed { right.t() } else { right };
-                    multiply_serial(rows, side, side, left, right, 1.0, &mut piece[k * side..], columns, Into::Overwrite);
+                    small_product(rows, side, side, left, right, 1.0, &mut piece[k * side..], columns, Into::Overwrite);
                 }
             });
             Tensor::from_vec(out, x.dims(), &Device::Cpu)
@@ -117,7 +118,7 @@ fn block_gradient(x: &Tensor, grad: &Tensor, dims: &[usize]) -> Result<Tensor> {
             parallel::for_each_piece(&mut out, side * side, x.rows * x.cols * side, |k, piece| {
                 let left = Matrix::rows(&x.data()[k * side..], x.stride).t();
                 let right = Matrix::rows(&g.data()[k * side..], g.stride);
-                multiply_serial(side, side, x.rows, left, right, 1.0, piece, side, Into::Overwrite);
+                small_product(side, side, x.rows, left, right, 1.0, piece, side, Into::Overwrite);
             });
             Tensor::from_vec(out, dims, &Device::Cpu)
         })

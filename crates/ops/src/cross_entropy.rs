@@ -13,8 +13,11 @@ use crate::tape::{Tape, Var};
 use candle_core::{CpuStorage, D, DType, InplaceOp1, Layout, Result, Tensor};
 use std::cell::RefCell;
 
-/// Most logits held at once.
-const MAX_LOGITS: usize = 1 << 21;
+/// Most logits held at once. A head's weights are packed anew for every piece, so that pieces of few rows would cost more than they save.
+const MAX_LOGITS: usize = 1 << 23;
+
+/// Most rows in a piece.
+const MAX_ROWS: usize = 256;
 
 impl Tape {
     /// The rows of x [n, d] (or [.., d], flattened) at `indices`, as [indices, d].
@@ -181,7 +184,8 @@ impl Head<'_> {
         let mut gathered: Vec<Option<Gathered>> =
             inputs.iter().zip(wanted).map(|(input, wanted)| wanted.then(|| start_of(input))).collect();
         let mut losses = Vec::with_capacity(rows);
-        let step = (MAX_LOGITS / vocabulary).clamp(1, 256);
+        let pieces = rows.div_ceil((MAX_LOGITS / vocabulary).clamp(1, MAX_ROWS));
+        let step = rows.div_ceil(pieces.max(1)).max(1);
         for start in (0..rows).step_by(step) {
             let count = step.min(rows - start);
             let part = hidden.narrow(0, start, count)?;
@@ -293,7 +297,7 @@ fn parallel_rows(out: &mut [f64], task: impl Fn(usize, &mut f64) + Sync + Send) 
 /// −log softmax at `label`; the row becomes softmax − one-hot.
 #[inline(always)]
 fn row_loss(row: &mut [f32], label: usize) -> f64 {
-    let max = row.iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let max = crate::norm::max(row);
     let chosen = row[label];
     for value in row.iter_mut() {
         *value = exp_one(*value - max);

@@ -40,22 +40,6 @@ pub fn multiply(m: usize, n: usize, k: usize, a: Matrix<'_>, b: Matrix<'_>, scal
     multiply_on(parallelism(), m, n, k, a, b, scale, out, out_stride, into);
 }
 
-/// Like [`multiply`], on the calling thread: for products inside a parallel loop.
-#[allow(clippy::too_many_arguments)]
-pub fn multiply_serial(
-    m: usize,
-    n: usize,
-    k: usize,
-    a: Matrix<'_>,
-    b: Matrix<'_>,
-    scale: f32,
-    out: &mut [f32],
-    out_stride: usize,
-    into: Into,
-) {
-    multiply_on(Parallelism::None, m, n, k, a, b, scale, out, out_stride, into);
-}
-
 /// scale · a[m, k] · b[k, n] in fresh memory, on as many threads as rayon has.
 #[allow(unsafe_code)]
 pub(crate) fn product(m: usize, n: usize, k: usize, a: Matrix<'_>, b: Matrix<'_>, scale: f32) -> Vec<f32> {

@@ -49,6 +49,7 @@ pub mod s4d;
 pub mod scan;
 mod scan_kernel;
 mod simd;
+mod small_product;
 pub mod ssd;
 mod ssd_backward;
 mod ssd_kernel;

@@ -82,6 +82,20 @@ pub(crate) fn sum(a: &[f32]) -> f32 {
     sums.iter().sum::<f32>() + tail
 }
 
+/// The largest value of a, or −∞ of none.
+#[inline(always)]
+pub(crate) fn max(a: &[f32]) -> f32 {
+    let mut largest = [f32::NEG_INFINITY; 16];
+    let groups = a.chunks_exact(16);
+    let tail = groups.remainder().iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    for group in groups {
+        for i in 0..16 {
+            largest[i] = if group[i] > largest[i] { group[i] } else { largest[i] };
+        }
+    }
+    largest.iter().copied().fold(tail, f32::max)
+}
+
 #[inline(always)]
 fn row_inverse_root(x: &[f32], eps: f64) -> f32 {
     1.0 / (dot(x, x) / x.len() as f32 + eps as f32).sqrt()

@@ -5,10 +5,11 @@
 #![expect(clippy::needless_range_loop, reason = "several arrays are walked in step by one index")]
 
 use crate::cpu::{Rows, Shared, buffer, with_rows};
-use crate::gemm::{Into, Matrix, multiply_serial};
+use crate::gemm::{Into, Matrix};
 use crate::norm::{dot, sum};
 use crate::parallel;
 use crate::simd::{dispatch, sigmoid_one, softplus_one};
+use crate::small_product::small_product;
 use crate::ssd::Dims;
 use crate::ssd_kernel::{Block, CHUNK, Chunk, Inputs, Scratch, decay, decay_state, with_inputs};
 use candle_core::{Device, Result, Tensor};
@@ -169,20 +170,20 @@ fn backward_chunk(
     scratch.score(inputs, block, chunk);
     // Through the state behind the chunk, to B and to dt x.
     let (decayed, to_state) = (Matrix::rows(&scratch.decayed, width), Matrix::rows(&back.to_state, n));
-    multiply_serial(len, n, width, decayed, to_state, 1.0, &mut back.to_b, n, Into::Overwrite);
-    multiply_serial(len, width, n, b, to_state.t(), 1.0, &mut back.to_drive, width, Into::Overwrite);
+    small_product(len, n, width, decayed, to_state, 1.0, &mut back.to_b, n, Into::Overwrite);
+    small_product(len, width, n, b, to_state.t(), 1.0, &mut back.to_drive, width, Into::Overwrite);
     back.to_scores.fill(0.0);
     back.to_c.fill(0.0);
     for k in 0..block.heads.len() {
         backward_head(inputs, grad, block, chunk, k, scratch, back, targets);
     }
     let to_scores = Matrix::rows(&back.to_scores, CHUNK);
-    multiply_serial(len, n, len, to_scores, b, 1.0, &mut back.to_c, n, Into::Accumulate);
-    multiply_serial(len, n, len, to_scores.t(), c, 1.0, &mut back.to_b, n, Into::Accumulate);
+    small_product(len, n, len, to_scores, b, 1.0, &mut back.to_c, n, Into::Accumulate);
+    small_product(len, n, len, to_scores.t(), c, 1.0, &mut back.to_b, n, Into::Accumulate);
     // To the state before the chunk.
     decay_state(&mut back.to_state, &scratch.steps);
     let decayed_grad = Matrix::rows(&back.decayed_grad, width).t();
-    multiply_serial(width, n, len, decayed_grad, c, 1.0, &mut back.to_state, n, Into::Accumulate);
+    small_product(width, n, len, decayed_grad, c, 1.0, &mut back.to_state, n, Into::Accumulate);
 }
 
 /// One head of a chunk: to x, dt, A and D, and its parts in the gradients of C and G.
@@ -202,19 +203,9 @@ fn backward_head(
     let g = Matrix::rows(&grad.data()[chunk.row * grad.stride + head * p..], grad.stride);
     // Through the state before the chunk, to C.
     let decayed_grad = Matrix::rows(&back.decayed_grad[k * p..], width);
-    multiply_serial(
-        len,
-        n,
-        p,
-        decayed_grad,
-        Matrix::rows(&scratch.state[k * p * n..], n),
-        1.0,
-        &mut back.through_state,
-        n,
-        Into::Overwrite,
-    );
+    small_product(len, n, p, decayed_grad, Matrix::rows(&scratch.state[k * p * n..], n), 1.0, &mut back.through_state, n, Into::Overwrite);
     let drive = Matrix::rows(&scratch.drive[k * p..], width);
-    multiply_serial(len, len, p, g, drive.t(), 1.0, &mut back.to_weights, CHUNK, Into::Overwrite);
+    small_product(len, len, p, g, drive.t(), 1.0, &mut back.to_weights, CHUNK, Into::Overwrite);
     let mut to_log = [0.0; CHUNK];
     dispatch(
         #[inline(always)]
@@ -226,7 +217,7 @@ fn backward_head(
         },
     );
     let weights = Matrix::rows(&scratch.weights, CHUNK).t();
-    multiply_serial(len, p, len, weights, g, 1.0, &mut back.to_drive[k * p..], width, Into::Accumulate);
+    small_product(len, p, len, weights, g, 1.0, &mut back.to_drive[k * p..], width, Into::Accumulate);
     let (steps, skip, (low, high)) = (&scratch.steps[k], inputs.skip[head], inputs.dims.dt_limit);
     dispatch(
         #[inline(always)]

@@ -9,9 +9,10 @@
 //! so that the bits do not depend on the number of threads.
 
 use crate::cpu::{Rows, Shared, buffer, with_rows};
-use crate::gemm::{Into, Matrix, multiply_serial};
+use crate::gemm::{Into, Matrix};
 use crate::parallel;
 use crate::simd::{dispatch, exp_one, softplus_one};
+use crate::small_product::small_product;
 use crate::ssd::{A, B, BIAS, C, DT, Dims, H0, SKIP, X};
 use candle_core::{Device, Result, Tensor};
 use std::ops::Range;
@@ -215,13 +216,13 @@ impl Scratch {
         decay_state(&mut self.state, &self.steps);
         let (width, n) = (self.width, inputs.dims.state);
         let (decayed, b) = (Matrix::rows(&self.decayed, width).t(), inputs.selective(inputs.b, chunk, block));
-        multiply_serial(width, n, chunk.len, decayed, b, 1.0, &mut self.state, n, Into::Accumulate);
+        small_product(width, n, chunk.len, decayed, b, 1.0, &mut self.state, n, Into::Accumulate);
     }
 
     /// G = C Bᵀ.
     pub fn score(&mut self, inputs: &Inputs<'_>, block: &Block, chunk: Chunk) {
         let (b, c) = (inputs.selective(inputs.b, chunk, block), inputs.selective(inputs.c, chunk, block));
-        multiply_serial(chunk.len, chunk.len, inputs.dims.state, c, b.t(), 1.0, &mut self.scores, CHUNK, Into::Overwrite);
+        small_product(chunk.len, chunk.len, inputs.dims.state, c, b.t(), 1.0, &mut self.scores, CHUNK, Into::Overwrite);
     }
 }
 
@@ -257,7 +258,7 @@ fn forward_block(inputs: &Inputs<'_>, block: &Block, [output, last]: [Shared; 2]
         );
         scratch.score(inputs, block, chunk);
         let (c, state) = (inputs.selective(inputs.c, chunk, block), Matrix::rows(&scratch.state, n).t());
-        multiply_serial(chunk.len, width, n, c, state, 1.0, &mut y, width, Into::Overwrite);
+        small_product(chunk.len, width, n, c, state, 1.0, &mut y, width, Into::Overwrite);
         for k in 0..block.heads.len() {
             let (steps, y) = (&scratch.steps[k], &mut y[k * p..]);
             dispatch(
@@ -268,7 +269,7 @@ fn forward_block(inputs: &Inputs<'_>, block: &Block, [output, last]: [Shared; 2]
                 },
             );
             let (weights, drive) = (Matrix::rows(&scratch.weights, CHUNK), Matrix::rows(&scratch.drive[k * p..], width));
-            multiply_serial(chunk.len, p, chunk.len, weights, drive, 1.0, y, width, Into::Accumulate);
+            small_product(chunk.len, p, chunk.len, weights, drive, 1.0, y, width, Into::Accumulate);
         }
         for t in 0..chunk.len {
             // SAFETY: each task owns its channels of its batch row; below, their states.
