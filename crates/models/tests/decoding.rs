@@ -3,6 +3,8 @@
 //!
 //! `fixtures/decoding.json` holds beam searches and filtered probabilities of transformers 5.23.0 on the models of
 //! `fixtures/parity`; greedy tokens of those models are in their own `io.safetensors` (see `parity.rs`).
+//! `fixtures/candle_transformers.json` holds greedy tokens of candle-transformers 0.11.1, made by a program outside the repository:
+//! compiling that crate takes minutes, too long for a dependency of tests.
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
@@ -327,6 +329,21 @@ fn a_beam_of_one_is_greedy() {
 }
 
 #[test]
+fn greedy_finds_what_candle_transformers_finds() {
+    let fixture: Value = serde_json::from_str(include_str!("fixtures/candle_transformers.json")).unwrap();
+    let prompts: Vec<Vec<u32>> = list(&fixture["prompts"]);
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    for (name, expected) in fixture["greedy"].as_object().unwrap() {
+        // The shipped bases are pinned as the fixtures are; one that is pre-trained anew needs new tokens here.
+        let folder =
+            [root.join("tests/fixtures/parity"), root.join("../../bases")].iter().map(|place| place.join(name)).find(|path| path.is_dir());
+        let expected: Vec<Vec<u32>> = list(expected);
+        let limits = DecodeLimits { max_new_tokens: expected[0].len(), ..DecodeLimits::default() };
+        assert_eq!(greedy(&*open(&folder.unwrap()), &prompts, &limits).unwrap(), expected, "{name}");
+    }
+}
+
+#[test]
 fn probabilities_are_filtered_as_hugging_face_filters_them() {
     for case in fixture()["warpers"].as_array().unwrap() {
         let sampling = Sampling {
@@ -347,7 +364,7 @@ fn probabilities_are_filtered_as_hugging_face_filters_them() {
 #[test]
 fn tokens_are_drawn_as_often_as_they_are_probable() {
     let model = open(&folders()[0]);
-    let prompt = vec![vec![5u32, 17, 3]];
+    let prompt = [vec![5u32, 17, 3]];
     let ids = Tensor::new(&prompt[0][..], &Device::Cpu).unwrap().unsqueeze(0).unwrap();
     let logits = model.all_logits(&ids, None).unwrap().get(0).unwrap().get(2).unwrap().to_vec1::<f32>().unwrap();
     let sampling = Sampling { temperature: 0.8, top_k: Some(12), top_p: 0.9 };
