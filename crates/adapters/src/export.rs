@@ -7,8 +7,7 @@ use peftbench_models::checkpoint::{Storage, to_safetensors};
 use peftbench_models::slots::SlotMut;
 use peftbench_models::{Merged, Model};
 use peftbench_ops::Param;
-use serde::Serialize;
-use serde_json::{Map, Value, json};
+use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 /// The two files of an adapter.
@@ -96,18 +95,6 @@ impl TargetModules {
             false => Self { names: owned(&wanted), layers: None, fan_in_fan_out },
         }
     }
-}
-
-/// `adapter_config.json` of a method whose options have Hugging Face's names.
-pub fn peft_config(peft_type: Option<&str>, options: &impl Serialize, targets: TargetModules) -> Value {
-    let mut config = json!({ "peft_type": peft_type, "task_type": "CAUSAL_LM" });
-    if let (Value::Object(config), Ok(Value::Object(options))) = (&mut config, serde_json::to_value(options)) {
-        config.extend(options);
-        config.insert("target_modules".to_owned(), targets.names.into());
-        config.insert("layers_to_transform".to_owned(), targets.layers.into());
-        config.insert("inference_mode".to_owned(), true.into());
-    }
-    config
 }
 
 /// A module's path: that of a linear layer, or of a tensor without its closing `.weight`.

@@ -133,18 +133,21 @@ impl AdapterFolder {
 
 /// Whether a tensor is one of the model's own that was trained beside the adapters.
 fn is_beside(config: &Map<String, Value>, name: &str) -> bool {
+    let biases = config.get("bias").and_then(Value::as_str).is_some_and(|which| which != "none");
     let saved = config.get("modules_to_save").and_then(Value::as_array);
     let module = crate::export::module_path(name);
     let in_saved =
         |list: &Vec<Value>| list.iter().filter_map(Value::as_str).any(|m| module.strip_suffix(m).is_some_and(|rest| rest.ends_with('.')));
-    name.contains(".base_layer.") || (name.starts_with(PREFIX) && name.ends_with(".bias")) || saved.is_some_and(in_saved)
+    name.contains(".base_layer.") || (biases && name.ends_with(".bias")) || saved.is_some_and(in_saved)
 }
 
-/// The slot that a tensor's name begins with.
+/// The slot that a tensor's name begins with: a module's, or that of its tensor with the same ending.
 fn slot_of<'a>(name: &str, usable: &BTreeSet<&'a str>) -> Option<&'a str> {
     let mut path = name.strip_prefix(PREFIX).unwrap_or(name);
+    let ending = crate::export::last_segment(path);
     loop {
-        if let Some(found) = usable.get(path).or_else(|| usable.get(format!("{path}.weight").as_str())) {
+        let tensor = |ending: &str| usable.get(format!("{path}.{ending}").as_str());
+        if let Some(found) = usable.get(path).or_else(|| tensor(ending)).or_else(|| tensor("weight")) {
             return Some(found);
         }
         path = path.rsplit_once('.')?.0;

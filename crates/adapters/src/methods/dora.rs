@@ -7,9 +7,9 @@
 //! Dropout acts on the input of A alone; peft also drops the input of (m / ‖·‖ − 1) · W, with the same expectation.
 
 use super::lora::{Attached, Lora, Pattern, Trained, rows_of};
+use super::parts::{tensor_name, unsupported};
 use super::{Options, spread};
-use crate::error::{AdapterError, Result};
-use crate::folder::PREFIX;
+use crate::error::Result;
 use crate::method::{AdapterParam, AttachContext, Attachment, Method};
 use crate::selection::Chosen;
 use candle_core::TensorId;
@@ -136,13 +136,14 @@ impl LinearAdapter for Gain {
 /// Attaches the magnitudes of one layer or row part; they begin as the norms.
 fn attach_magnitude(slot: &mut LinearSlot, chosen: &Chosen, update: &Trained) -> Result<Vec<AdapterParam>> {
     if slot.info.role == Role::LmHead {
-        let problem =
-            "the logits of the head are never whole in training, so that their rows cannot be scaled; take it away with `!lm_head`";
-        return Err(AdapterError::Unsupported { method: "dora".to_owned(), problem: problem.to_owned() });
+        return Err(unsupported(
+            "dora",
+            "cannot scale the rows of the head, whose logits are never whole in training; take it away with `!lm_head`",
+        ));
     }
     let weight = part_of(&slot.weight.param, slot.transposed, &update.rows)?;
     let squares = weight.sqr()?.sum(1)?;
-    let magnitude = Param::trainable(format!("{PREFIX}{}.lora_magnitude_vector", chosen.path()), squares.sqrt()?);
+    let magnitude = Param::trainable(tensor_name(chosen, "lora_magnitude_vector"), squares.sqrt()?);
     slot.attach(Box::new(Gain {
         magnitude: magnitude.clone(),
         weight: slot.weight.param.clone(),

@@ -4,13 +4,12 @@
 //! the columns of w1_a times those of w2_a as B [out, r²], it is a low-rank update that needs neither ΔW nor the gradient of a whole
 //! weight. Where r² is too large for that to pay, ΔW is built, and built again in the backward pass.
 
-use super::lora::{Pattern, check_finite, check_fits, check_rank, kaiming_uniform};
+use super::lora::{Pattern, check_fits, kaiming_uniform};
+use super::parts::{at_least_one, finite, linear_config, projection_targets, tensor_name};
 use super::{Options, try_visit};
 use crate::error::Result;
-use crate::export::{TargetModules, peft_config};
-use crate::folder::PREFIX;
 use crate::method::{AdapterParam, AttachContext, Attachment, Method};
-use crate::selection::{Chosen, rows_of};
+use crate::selection::rows_of;
 use peftbench_models::slots::{LinearAdapter, SlotMut};
 use peftbench_models::{Model, Pass};
 use peftbench_ops::candle_fn::DerivedWeight;
@@ -46,10 +45,10 @@ pub(crate) const LYCORIS_IGNORED: &[&str] = &["rank_dropout", "module_dropout", 
 
 /// Checks ranks and alphas of the LyCORIS methods.
 pub(crate) fn check_lycoris(r: usize, alpha: f64, ranks: &Pattern<usize>, alphas: &Pattern<f64>) -> peftbench_spec::error::Result<()> {
-    check_rank("r", r)?;
-    check_finite("alpha", alpha)?;
-    ranks.entries("rank_pattern")?.iter().try_for_each(|(key, rank)| check_rank(key, *rank))?;
-    alphas.entries("alpha_pattern")?.iter().try_for_each(|(key, alpha)| check_finite(key, *alpha))
+    at_least_one("r", r)?;
+    finite("alpha", alpha)?;
+    ranks.entries("rank_pattern")?.iter().try_for_each(|(key, rank)| at_least_one(key, *rank))?;
+    alphas.entries("alpha_pattern")?.iter().try_for_each(|(key, alpha)| finite(key, *alpha))
 }
 
 impl Options for Loha {
@@ -118,7 +117,7 @@ impl Method for Loha {
     }
 
     fn default_targets(&self, arch: &str) -> TargetExpr {
-        super::lora::Lora::default().default_targets(arch)
+        projection_targets(arch)
     }
 
     fn attach(&self, model: &mut dyn Model, context: &mut AttachContext<'_>) -> Result<Attachment> {
@@ -131,7 +130,7 @@ impl Method for Loha {
                 let rank = self.rank_pattern.find("rank_pattern", &place)?.unwrap_or(self.r);
                 let alpha = self.alpha_pattern.find("alpha_pattern", &place)?.unwrap_or(self.alpha);
                 check_fits("r", rank, (rows.len(), input), &place, context.loading)?;
-                let param = |which: &str, value: Tensor| Param::trainable(format!("{PREFIX}{place}.hada_{which}"), value);
+                let param = |which: &str, value: Tensor| Param::trainable(tensor_name(chosen, &format!("hada_{which}")), value);
                 // One zero is enough for the model to start unchanged; as peft has it, the other three are Kaiming-uniform.
                 let factors = [
                     param("w1_a", kaiming_uniform(rows.len(), rank, context.init)?),
@@ -147,15 +146,14 @@ impl Method for Loha {
             }
             Ok(())
         })?;
-        let paths: Vec<String> = context.chosen.iter().map(Chosen::path).collect();
-        Ok(Attachment::new(params, peft_config(Self::PEFT_TYPE, self, TargetModules::of(model, &paths))))
+        Ok(Attachment::new(params, linear_config("LOHA", self, model, context.chosen)))
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::methods::lora::normal;
+    use crate::methods::parts::normal;
     use peftbench_models::slots::{LinearSlot, SlotInfo};
     use peftbench_ops::Tape;
     use peftbench_spec::seed;
@@ -163,7 +161,7 @@ mod tests {
     /// Output and gradients of a layer [6, 5] of which rows 1..5 are updated.
     fn run(low_rank: bool) -> Vec<Tensor> {
         let mut stream = seed::stream(1, "loha");
-        let mut draw = |rows, columns| normal(rows, columns, 0.5, &mut stream).unwrap();
+        let mut draw = |rows, columns| normal(&mut stream, &[rows, columns], 0.5).unwrap();
         let info = SlotInfo { path: "layer".to_owned(), layer: None, role: Role::QProj };
         let mut slot = LinearSlot::new(info, Param::frozen("layer.weight", draw(6, 5)), None, Vec::new());
         let factors = [draw(4, 2), draw(2, 5), draw(4, 2), draw(2, 5)].map(|value| Param::trainable("factor", value));

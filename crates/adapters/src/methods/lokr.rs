@@ -5,18 +5,17 @@
 
 use super::loha::{LYCORIS_IGNORED, check_lycoris};
 use super::lora::{Pattern, check_fits, kaiming_uniform};
-use super::{Options, spread, try_visit};
-use crate::error::{AdapterError, Result};
-use crate::export::{TargetModules, peft_config};
-use crate::folder::PREFIX;
-use crate::method::{AdapterParam, AttachContext, Attachment, Method};
+use super::parts::{attach_linear, linear_config, projection_targets, tensor_name};
+use super::{Options, spread};
+use crate::error::Result;
+use crate::method::{AttachContext, Attachment, Method};
 use crate::selection::{Chosen, rows_of};
-use peftbench_models::slots::{LinearAdapter, SlotMut};
+use peftbench_models::slots::LinearAdapter;
 use peftbench_models::{Model, Pass};
 use peftbench_ops::linear::RowRanges;
 use peftbench_ops::{DType, Device, Param, Tape, Tensor, Var};
 use peftbench_spec::seed::Stream;
-use peftbench_spec::{Role, SlotKind, SpecError, TargetExpr};
+use peftbench_spec::{SlotKind, SpecError, TargetExpr};
 use serde::{Deserialize, Serialize};
 
 /// Options, by Hugging Face's names.
@@ -126,9 +125,9 @@ impl LinearAdapter for Update {
 
 impl Lokr {
     /// The factors for a matrix [out, input] as peft shapes them. w1 begins at 0.
-    fn factors(&self, path: &str, rank: usize, (out, input): (usize, usize), init: &mut Stream) -> Result<(Factor, Factor)> {
+    fn factors(&self, chosen: &Chosen, rank: usize, (out, input): (usize, usize), init: &mut Stream) -> Result<(Factor, Factor)> {
         let ((a, b), (c, d)) = (factorization(out, self.decompose_factor), factorization(input, self.decompose_factor));
-        let param = |which: &str, value: Tensor| Param::trainable(format!("{PREFIX}{path}.lokr_{which}"), value);
+        let param = |which: &str, value: Tensor| Param::trainable(tensor_name(chosen, &format!("lokr_{which}")), value);
         let zeros = |rows, columns| Tensor::zeros((rows, columns), DType::F32, &Device::Cpu);
         let is_product = |rows: usize, columns: usize| 2 * rank < rows.max(columns);
         let w1 = if self.decompose_both && is_product(a, c) {
@@ -151,32 +150,23 @@ impl Method for Lokr {
     }
 
     fn default_targets(&self, arch: &str) -> TargetExpr {
-        super::lora::Lora::default().default_targets(arch)
+        projection_targets(arch)
     }
 
     fn attach(&self, model: &mut dyn Model, context: &mut AttachContext<'_>) -> Result<Attachment> {
-        let mut params = Vec::new();
-        try_visit(model, &mut |slot| {
-            let SlotMut::Linear(slot) = slot else { return Ok(()) };
-            let path = slot.info.path.clone();
-            for chosen in context.chosen.iter().filter(|c| c.slot == path) {
-                if slot.info.role == Role::LmHead {
-                    let problem = "the logits of the head are never whole in training, so that nothing can be added to them; take it away with `!lm_head`";
-                    return Err(AdapterError::Unsupported { method: "lokr".to_owned(), problem: problem.to_owned() });
-                }
-                let (place, rows) = (chosen.path(), rows_of(chosen, slot));
-                let rank = self.rank_pattern.find("rank_pattern", &place)?.unwrap_or(self.r);
-                let alpha = self.alpha_pattern.find("alpha_pattern", &place)?.unwrap_or(self.alpha);
-                let dims = (rows.len(), slot.dims().1);
-                check_fits("r", rank, dims, &place, context.loading)?;
-                let (w1, w2) = self.factors(&place, rank, dims, context.init)?;
-                params.extend(w1.params().into_iter().chain(w2.params()).map(|param| AdapterParam::added(param, chosen)));
-                slot.attach(Box::new(Update { w1, w2, scale: alpha / rank as f64, rows, layer: chosen.layer }));
-            }
-            Ok(())
+        let loading = context.loading;
+        let params = attach_linear(model, context, "lokr", &mut |slot, chosen, init| {
+            let (place, rows) = (chosen.path(), rows_of(chosen, slot));
+            let rank = self.rank_pattern.find("rank_pattern", &place)?.unwrap_or(self.r);
+            let alpha = self.alpha_pattern.find("alpha_pattern", &place)?.unwrap_or(self.alpha);
+            let dims = (rows.len(), slot.dims().1);
+            check_fits("r", rank, dims, &place, loading)?;
+            let (w1, w2) = self.factors(chosen, rank, dims, init)?;
+            let params = w1.params().into_iter().chain(w2.params()).collect();
+            slot.attach(Box::new(Update { w1, w2, scale: alpha / rank as f64, rows, layer: chosen.layer }));
+            Ok(params)
         })?;
-        let paths: Vec<String> = context.chosen.iter().map(Chosen::path).collect();
-        Ok(Attachment::new(params, peft_config(Self::PEFT_TYPE, self, TargetModules::of(model, &paths))))
+        Ok(Attachment::new(params, linear_config("LOKR", self, model, context.chosen)))
     }
 }
 

@@ -149,6 +149,7 @@ pub(crate) fn attach_prompt(model: &mut dyn Model, params: Vec<Param>, adapter: 
 pub(crate) fn projection_targets(arch: &str) -> TargetExpr {
     match arch {
         "mamba" | "mamba2" | "falcon_mamba" => TargetExpr::new(["in_proj", "out_proj"]),
+        "jamba" => TargetExpr::new(["in_proj", "out_proj", "q_proj", "v_proj"]),
         "llama" | "qwen2" | "gptj" | "opt" => TargetExpr::new(["q_proj", "v_proj"]),
         "bloom" => TargetExpr::new(["query_key_value"]),
         "gpt2" => TargetExpr::new(["c_attn"]),

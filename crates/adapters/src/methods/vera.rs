@@ -3,11 +3,9 @@
 //!
 //! Computed as a low-rank update whose A needs no gradient, with λ_b ⊙ B ⊙ λ_d in place of B: what is kept is A x, not x.
 
-use super::lora::{check_dropout, check_finite, check_rank, uniform};
+use super::parts::{at_least_one, dropout_rate, finite, linear_config, projection_targets, tensor_name, uniform};
 use super::{Options, try_visit};
 use crate::error::Result;
-use crate::export::{TargetModules, peft_config};
-use crate::folder::PREFIX;
 use crate::method::{AdapterParam, AttachContext, Attachment, Method};
 use crate::selection::{Chosen, rows_of};
 use peftbench_models::slots::{LinearAdapter, SlotMut};
@@ -44,9 +42,9 @@ impl Options for Vera {
     const PEFT_TYPE: Option<&'static str> = Some("VERA");
 
     fn validate(&self) -> peftbench_spec::error::Result<()> {
-        check_rank("r", self.r)?;
-        check_dropout("vera_dropout", self.vera_dropout)?;
-        check_finite("d_initial", self.d_initial)?;
+        at_least_one("r", self.r)?;
+        dropout_rate("vera_dropout", self.vera_dropout)?;
+        finite("d_initial", self.d_initial)?;
         match self.save_projection {
             true => Ok(()),
             false => Err(SpecError::at(
@@ -93,7 +91,7 @@ impl Vera {
         let draw = |name: &str, rows: usize, columns: usize| -> Result<Param> {
             let bound = (6.0 / columns as f64).sqrt();
             let mut stream = seed::stream(self.projection_prng_key, &format!("vera/{name}"));
-            Ok(Param::frozen(format!("base_model.{name}"), uniform(rows, columns, bound, &mut stream)?))
+            Ok(Param::frozen(format!("base_model.{name}"), uniform(&mut stream, &[rows, columns], bound)?))
         };
         Ok((draw("vera_A", self.r, input)?, draw("vera_B", out, self.r)?))
     }
@@ -105,7 +103,7 @@ impl Method for Vera {
     }
 
     fn default_targets(&self, arch: &str) -> TargetExpr {
-        super::lora::Lora::default().default_targets(arch)
+        projection_targets(arch)
     }
 
     fn attach(&self, model: &mut dyn Model, context: &mut AttachContext<'_>) -> Result<Attachment> {
@@ -116,7 +114,7 @@ impl Method for Vera {
             let path = slot.info.path.clone();
             for chosen in context.chosen.iter().filter(|c| c.slot == path) {
                 let rows = rows_of(chosen, slot);
-                let name = |which: &str| format!("{PREFIX}{}.vera_lambda_{which}", chosen.path());
+                let name = |which: &str| tensor_name(chosen, &format!("vera_lambda_{which}"));
                 let lambda_b = Param::trainable(name("b"), Tensor::zeros(rows.len(), DType::F32, &Device::Cpu)?);
                 let lambda_d = Param::trainable(name("d"), Tensor::full(self.d_initial as f32, self.r, &Device::Cpu)?);
                 params.extend([lambda_b.clone(), lambda_d.clone()].map(|param| AdapterParam::added(param, chosen)));
@@ -125,8 +123,7 @@ impl Method for Vera {
             }
             Ok(())
         })?;
-        let paths: Vec<String> = context.chosen.iter().map(Chosen::path).collect();
-        let config = peft_config(Self::PEFT_TYPE, self, TargetModules::of(model, &paths));
+        let config = linear_config("VERA", self, model, context.chosen);
         Ok(Attachment { buffers: vec![a, b], ..Attachment::new(params, config) })
     }
 }

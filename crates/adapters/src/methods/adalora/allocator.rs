@@ -166,7 +166,7 @@ mod tests {
     use peftbench_ops::{DType, Tape};
 
     fn options() -> AdaLora {
-        AdaLora { init_r: 3, target_r: 1, tinit: 2, tfinal: 3, total_step: Some(12), beta1: 0.5, beta2: 0.5, ..AdaLora::default() }
+        AdaLora { init_r: 3, target_r: 1, tinit: 2, tfinal: 3, total_step: 12, beta1: 0.5, beta2: 0.5, ..AdaLora::default() }
     }
 
     #[test]

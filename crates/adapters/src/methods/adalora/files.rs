@@ -89,7 +89,7 @@ impl FileForm for Pruned {
             return;
         }
         // peft asks for a schedule even where nothing is trained any more.
-        let total = self.options.total_step.unwrap_or(self.options.tinit + self.options.tfinal + 1);
+        let total = self.options.total_step.max(self.options.tinit + self.options.tfinal + 1);
         config.insert("total_step".to_owned(), total.into());
         if !self.allocator.has_allocated().unwrap_or(false) {
             return;

@@ -8,13 +8,12 @@
 mod allocator;
 mod files;
 
-use super::lora::{check_dropout, check_finite, check_fits, check_rank, normal};
+use super::lora::check_fits;
+use super::parts::{at_least_one, dropout_rate, finite, linear_config, normal, projection_targets, tensor_name};
 use super::{Options, try_visit};
 use crate::error::Result;
-use crate::export::{TargetModules, peft_config};
-use crate::folder::PREFIX;
 use crate::method::{AdapterParam, AttachContext, Attachment, Method, Training, TrainingStep};
-use crate::selection::{Chosen, rows_of};
+use crate::selection::rows_of;
 use allocator::Allocator;
 use files::Pruned;
 use peftbench_models::slots::{LinearAdapter, SlotMut};
@@ -52,8 +51,8 @@ pub struct AdaLora {
     pub beta2: f64,
     /// Weight of the orthogonal term in the loss.
     pub orth_reg_weight: f64,
-    /// Steps of the schedule; none for the steps of the run.
-    pub total_step: Option<u64>,
+    /// Steps of the schedule; 0 for the steps of the run.
+    pub total_step: u64,
 }
 
 impl Default for AdaLora {
@@ -69,7 +68,7 @@ impl Default for AdaLora {
             beta1: 0.85,
             beta2: 0.85,
             orth_reg_weight: 0.5,
-            total_step: None,
+            total_step: 0,
         }
     }
 }
@@ -80,14 +79,14 @@ impl Options for AdaLora {
     const IGNORED: &'static [&'static str] = &["r", "rank_pattern"];
 
     fn validate(&self) -> peftbench_spec::error::Result<()> {
-        check_rank("init_r", self.init_r)?;
-        check_rank("target_r", self.target_r)?;
+        at_least_one("init_r", self.init_r)?;
+        at_least_one("target_r", self.target_r)?;
         if self.target_r > self.init_r {
             let problem = format!("expected at most init_r = {}, found {}", self.init_r, self.target_r);
             return Err(SpecError::at("target_r", problem));
         }
-        check_finite("lora_alpha", self.lora_alpha)?;
-        check_dropout("lora_dropout", self.lora_dropout)?;
+        finite("lora_alpha", self.lora_alpha)?;
+        dropout_rate("lora_dropout", self.lora_dropout)?;
         if self.delta_t == 0 {
             return Err(SpecError::at("deltaT", "expected at least 1 step, found 0"));
         }
@@ -99,10 +98,7 @@ impl Options for AdaLora {
         if !(self.orth_reg_weight >= 0.0 && self.orth_reg_weight.is_finite()) {
             return Err(SpecError::at("orth_reg_weight", format!("expected a number of at least 0, found {}", self.orth_reg_weight)));
         }
-        match self.total_step {
-            Some(total) => self.check_schedule(total),
-            None => Ok(()),
-        }
+        if self.total_step == 0 { Ok(()) } else { self.check_schedule(self.total_step) }
     }
 }
 
@@ -174,7 +170,7 @@ impl Training for Schedule {
     }
 
     fn after_step(&self, step: &TrainingStep<'_>) -> Result<()> {
-        let total = self.options.total_step.unwrap_or(step.total);
+        let total = if self.options.total_step == 0 { step.total } else { self.options.total_step };
         self.options.check_schedule(total)?;
         self.allocator.follow(&self.options, total, step)
     }
@@ -210,7 +206,7 @@ impl Method for AdaLora {
     }
 
     fn default_targets(&self, arch: &str) -> TargetExpr {
-        super::lora::Lora::default().default_targets(arch)
+        projection_targets(arch)
     }
 
     fn attach(&self, model: &mut dyn Model, context: &mut AttachContext<'_>) -> Result<Attachment> {
@@ -222,11 +218,11 @@ impl Method for AdaLora {
             for chosen in context.chosen.iter().filter(|c| c.slot == path) {
                 let (path, rows) = (chosen.path(), rows_of(chosen, slot));
                 check_fits("init_r", rank, (rows.len(), input), &path, context.loading)?;
-                let param = |which: &str, value| Param::trainable(format!("{PREFIX}{path}.lora_{which}"), value);
+                let param = |which: &str, value| Param::trainable(tensor_name(chosen, &format!("lora_{which}")), value);
                 let triple = Triple {
-                    a: param("A", normal(rank, input, 0.02, context.init)?),
+                    a: param("A", normal(context.init, &[rank, input], 0.02)?),
                     e: param("E", Tensor::zeros((rank, 1), DType::F32, &Device::Cpu)?),
-                    b: param("B", normal(rows.len(), rank, 0.02, context.init)?),
+                    b: param("B", normal(context.init, &[rows.len(), rank], 0.02)?),
                     path: path.clone(),
                 };
                 params.extend([&triple.a, &triple.e, &triple.b].map(|param| AdapterParam::added(param.clone(), chosen)));
@@ -236,8 +232,7 @@ impl Method for AdaLora {
             }
             Ok(())
         })?;
-        let paths: Vec<String> = context.chosen.iter().map(Chosen::path).collect();
-        let config = peft_config(Self::PEFT_TYPE, self, TargetModules::of(model, &paths));
+        let config = linear_config("ADALORA", self, model, context.chosen);
         let allocator = Allocator::new(triples)?;
         let pruned = Pruned::new(allocator.clone(), self.clone());
         let schedule = Schedule { options: self.clone(), allocator };
@@ -253,7 +248,7 @@ mod tests {
     fn the_orthogonal_terms_gradient_agrees_with_finite_differences() {
         let mut stream = peftbench_spec::seed::stream(1, "orthogonality");
         for by_rows in [true, false] {
-            let p = Param::trainable("p", normal(3, 5, 1.0, &mut stream).unwrap().to_dtype(DType::F64).unwrap());
+            let p = Param::trainable("p", normal(&mut stream, &[3, 5], 1.0).unwrap().to_dtype(DType::F64).unwrap());
             let value = || {
                 let tape = Tape::new();
                 let term = departure_from_orthonormal(&tape, &tape.param(&p), by_rows).unwrap();

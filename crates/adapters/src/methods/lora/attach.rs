@@ -1,20 +1,21 @@
 //! Attaching updates to the chosen slots.
 
 use super::stacked::Stacked;
-use super::start::{begin, kaiming_uniform, normal};
-use super::update::{LookUp, Matrix, Update};
+use super::start::begin;
+use super::update::{LookUp, Update};
 use super::{Lora, Size};
 use crate::error::Result;
 use crate::export::module_path;
 use crate::folder::PREFIX;
 use crate::method::{AdapterParam, AttachContext, FileForm};
+use crate::methods::parts::normal;
 use crate::methods::try_visit;
 use crate::selection::{Chosen, rows_of};
 use peftbench_models::Model;
 use peftbench_models::slots::{LinearSlot, ParamSlot, SlotMut};
 use peftbench_ops::linear::RowRanges;
 use peftbench_ops::{DType, Device, Param, Tensor};
-use peftbench_spec::{Role, SpecError};
+use peftbench_spec::SpecError;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -60,7 +61,7 @@ impl Lora {
             let chosen: Vec<&Chosen> = context.chosen.iter().filter(|c| c.slot == path).collect();
             match slot {
                 SlotMut::Linear(slot) => self.attach_linear(slot, &chosen, context, beside, &mut all),
-                SlotMut::Param(slot) => chosen.iter().try_for_each(|chosen| self.attach_param(slot, chosen, context, &mut all)),
+                SlotMut::Param(slot) => chosen.iter().try_for_each(|chosen| self.attach_embedding(slot, chosen, context, &mut all)),
                 _ => Ok(()),
             }
         })?;
@@ -114,24 +115,16 @@ impl Lora {
         Ok(Trained { a, b, scale, rows, size, taken })
     }
 
-    fn attach_param(&self, slot: &mut ParamSlot, chosen: &Chosen, context: &mut AttachContext<'_>, all: &mut Attached) -> Result<()> {
+    fn attach_embedding(&self, slot: &mut ParamSlot, chosen: &Chosen, context: &mut AttachContext<'_>, all: &mut Attached) -> Result<()> {
         let path = module_path(&slot.info.path).to_owned();
         let size = self.size(&path)?;
         let (rows, columns) = slot.param.value().dims2()?;
         check_fits("r", size.rank, (rows, columns), &path, context.loading)?;
         let scale = self.scale(size);
-        let zeros = |rows, columns| Tensor::zeros((rows, columns), DType::F32, &Device::Cpu);
-        let (a, b) = if slot.info.role == Role::Embedding {
-            let a = Param::trainable(format!("{PREFIX}{path}.lora_embedding_A"), zeros(size.rank, rows)?);
-            let b = Param::trainable(format!("{PREFIX}{path}.lora_embedding_B"), normal(columns, size.rank, 1.0, context.init)?);
-            slot.attach(Box::new(LookUp { a: a.clone(), b: b.clone(), scale }));
-            (a, b)
-        } else {
-            let a = Param::trainable(format!("{PREFIX}{path}.lora_A.weight"), kaiming_uniform(size.rank, columns, context.init)?);
-            let b = Param::trainable(format!("{PREFIX}{path}.lora_B.weight"), zeros(rows, size.rank)?);
-            slot.attach(Box::new(Matrix { a: a.clone(), b: b.clone(), scale, layer: slot.info.layer }));
-            (a, b)
-        };
+        let a = Tensor::zeros((size.rank, rows), DType::F32, &Device::Cpu)?;
+        let a = Param::trainable(format!("{PREFIX}{path}.lora_embedding_A"), a);
+        let b = Param::trainable(format!("{PREFIX}{path}.lora_embedding_B"), normal(context.init, &[columns, size.rank], 1.0)?);
+        slot.attach(Box::new(LookUp { a: a.clone(), b: b.clone(), scale }));
         all.params.push(AdapterParam::added(a, chosen));
         all.params.push(AdapterParam::added(b, chosen).with_lr_factor(self.loraplus_lr_ratio));
         all.sizes.insert(path, size);

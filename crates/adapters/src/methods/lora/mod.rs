@@ -2,7 +2,7 @@
 //!
 //! A row part of a fused layer, such as `in_proj.x`, gets a LoRA of its own on these rows; in the adapter file the parts of a layer are one
 //! LoRA whose ranks are stacked. On an embedding table A looks the tokens up and B makes rows of them, as in peft: a tied head does
-//! not see it. Any other raw matrix (`A_log`) is used as W + (lora_alpha / r) · B A.
+//! not see it.
 
 mod attach;
 mod patterns;
@@ -14,9 +14,10 @@ pub(crate) use attach::{Attached, Trained, check_fits};
 pub use patterns::Pattern;
 pub(crate) use stacked::rows_of;
 pub use start::Start;
-pub(crate) use start::{kaiming_uniform, normal, uniform};
+pub(crate) use start::kaiming_uniform;
 
 use super::Options;
+use super::parts::{at_least_one, dropout_rate, finite, projection_targets};
 use crate::error::Result;
 use crate::export::TargetModules;
 use crate::folder::PREFIX;
@@ -87,42 +88,18 @@ impl Default for Lora {
     }
 }
 
-/// Checks options that the methods of the LoRA family share.
-pub(crate) fn check_rank(key: &str, rank: usize) -> peftbench_spec::error::Result<()> {
-    match rank {
-        0 => Err(SpecError::at(key, "expected a rank of at least 1, found 0")),
-        _ => Ok(()),
-    }
-}
-
-/// A number that may have any finite value.
-pub(crate) fn check_finite(key: &str, value: f64) -> peftbench_spec::error::Result<()> {
-    match value.is_finite() {
-        true => Ok(()),
-        false => Err(SpecError::at(key, format!("expected a finite number, found {value}"))),
-    }
-}
-
-/// A dropout probability.
-pub(crate) fn check_dropout(key: &str, p: f64) -> peftbench_spec::error::Result<()> {
-    match (0.0..1.0).contains(&p) {
-        true => Ok(()),
-        false => Err(SpecError::at(key, format!("expected a probability from 0 up to but not including 1, found {p}"))),
-    }
-}
-
 impl Options for Lora {
     const PEFT_TYPE: Option<&'static str> = Some("LORA");
 
     fn validate(&self) -> peftbench_spec::error::Result<()> {
-        check_rank("r", self.r)?;
-        check_finite("lora_alpha", self.lora_alpha)?;
-        check_dropout("lora_dropout", self.lora_dropout)?;
+        at_least_one("r", self.r)?;
+        finite("lora_alpha", self.lora_alpha)?;
+        dropout_rate("lora_dropout", self.lora_dropout)?;
         for (key, rank) in self.rank_pattern.entries("rank_pattern")? {
-            check_rank(&key, rank)?;
+            at_least_one(&key, rank)?;
         }
         for (key, alpha) in self.alpha_pattern.entries("alpha_pattern")? {
-            check_finite(&key, alpha)?;
+            finite(&key, alpha)?;
         }
         match self.loraplus_lr_ratio > 0.0 && self.loraplus_lr_ratio.is_finite() {
             true => Ok(()),
@@ -238,20 +215,13 @@ impl Method for Lora {
     fn accepts(&self, candidate: &Candidate) -> bool {
         match candidate.kind {
             SlotKind::Linear => true,
-            SlotKind::Param => matches!(candidate.role, Role::Embedding | Role::ALog),
+            SlotKind::Param => candidate.role == Role::Embedding,
             _ => false,
         }
     }
 
     fn default_targets(&self, arch: &str) -> TargetExpr {
-        match arch {
-            "mamba" | "falcon_mamba" | "mamba2" => TargetExpr::new(["in_proj", "out_proj"]),
-            "jamba" => TargetExpr::new(["in_proj", "out_proj", "q_proj", "v_proj"]),
-            "llama" | "qwen2" | "gptj" | "opt" => TargetExpr::new(["q_proj", "v_proj"]),
-            "gpt2" => TargetExpr::new(["c_attn"]),
-            "bloom" => TargetExpr::new(["query_key_value"]),
-            _ => TargetExpr::new(["role:linear"]),
-        }
+        projection_targets(arch)
     }
 
     fn attach(&self, model: &mut dyn Model, context: &mut AttachContext<'_>) -> Result<Attachment> {

@@ -1,5 +1,6 @@
 //! How A and B begin.
 
+use super::super::parts::{normal, uniform};
 use super::stacked::{rows_of, spread_rows};
 use crate::decompose::{leading_basis, leading_singular};
 use crate::error::Result;
@@ -7,8 +8,6 @@ use peftbench_models::slots::LinearSlot;
 use peftbench_ops::linear::RowRanges;
 use peftbench_ops::{DType, Device, Tensor};
 use peftbench_spec::seed::Stream;
-use rand::RngExt;
-use rand_distr::{Distribution, StandardNormal};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// `init_lora_weights`, by Hugging Face's names.
@@ -58,22 +57,7 @@ impl<'de> Deserialize<'de> for Start {
 
 /// Uniform within ±1/√columns: `kaiming_uniform_(a=√5)` of PyTorch, the beginning of its linear layers.
 pub(crate) fn kaiming_uniform(rows: usize, columns: usize, init: &mut Stream) -> Result<Tensor> {
-    uniform(rows, columns, 1.0 / (columns as f64).sqrt(), init)
-}
-
-/// Uniform within ±bound.
-pub(crate) fn uniform(rows: usize, columns: usize, bound: f64, init: &mut Stream) -> Result<Tensor> {
-    let values: Vec<f32> = (0..rows * columns).map(|_| (bound * (2.0 * init.random::<f64>() - 1.0)) as f32).collect();
-    Ok(Tensor::from_vec(values, (rows, columns), &Device::Cpu)?)
-}
-
-/// Normal with mean 0.
-pub(crate) fn normal(rows: usize, columns: usize, deviation: f64, init: &mut Stream) -> Result<Tensor> {
-    let mut draw = || {
-        let z: f64 = StandardNormal.sample(init);
-        (deviation * z) as f32
-    };
-    Ok(Tensor::from_vec((0..rows * columns).map(|_| draw()).collect::<Vec<f32>>(), (rows, columns), &Device::Cpu)?)
+    uniform(init, &[rows, columns], 1.0 / (columns as f64).sqrt())
 }
 
 /// A [rank, in] and B [rows, rank] of the rows `rows` of a layer, from whose weight what they hold is taken away.
@@ -92,7 +76,7 @@ pub(crate) fn begin(
     // A model of shapes only: there is nothing to decompose.
     let hollow = slot.weight.param.value().stride() == [0, 0];
     let (a, b) = match start {
-        Start::Gaussian => (normal(rank, input, 1.0 / rank as f64, init)?, zeros()?),
+        Start::Gaussian => (normal(init, &[rank, input], 1.0 / rank as f64)?, zeros()?),
         Start::Pissa if !hollow => {
             let leading = leading_singular(&rows_of(&value, rows)?, rank, init)?;
             let roots = (leading.values / scale)?.sqrt()?;

@@ -36,19 +36,3 @@ impl ParamAdapter for LookUp {
         tape.add(&rows, &tape.scale(&update, self.scale)?)
     }
 }
-
-/// The update of a raw matrix.
-pub(crate) struct Matrix {
-    pub a: Param,
-    pub b: Param,
-    pub scale: f64,
-    pub layer: Option<usize>,
-}
-
-impl ParamAdapter for Matrix {
-    fn transform(&self, pass: &Pass<'_>, value: Var) -> Result<Var> {
-        let tape = pass.tape;
-        let update = tape.matmul(&tape.param(&self.b), &tape.param(&self.a))?;
-        tape.add(&value, &tape.scale(&update, self.scale * pass.scale_of(self.layer))?)
-    }
-}
