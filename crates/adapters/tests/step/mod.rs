@@ -10,7 +10,7 @@ use peftbench_models::weights::Fresh;
 use peftbench_models::{Model, Pass, model};
 use peftbench_ops::adamw::{AdamWStep, Moments, adamw, sum_of_squares};
 use peftbench_ops::tape::SavedBytes;
-use peftbench_ops::{Device, Gradients, Param, Tape, Tensor};
+use peftbench_ops::{Device, Gradients, Param, Tape, Tensor, Var};
 use peftbench_spec::{Component, LayerSelection, TargetExpr, seed};
 use rand::RngExt;
 use serde_json::{Value, json};
@@ -94,7 +94,8 @@ impl Step {
         let method = methods::build(&Component::from_value(&json!({"type": "lora", "r": 8, "lora_alpha": 16})).unwrap()).unwrap();
         let layers: LayerSelection = shape.layers.parse().unwrap();
         let chosen = choose(&mut *model, "lora", &*method, &TargetExpr::new(shape.targets.iter().copied()), &layers, 0).unwrap();
-        let mut context = AttachContext { chosen: &chosen, stage: 0, carried: &Carried::new(), init: &mut seed::stream(1, "init"), loading: false };
+        let mut context =
+            AttachContext { chosen: &chosen, stage: 0, carried: &Carried::new(), init: &mut seed::stream(1, "init"), loading: false };
         let params: Vec<Param> = method.attach(&mut *model, &mut context).unwrap().params.into_iter().map(|p| p.param).collect();
         let moments = params.iter().map(|p| [p.value().zeros_like().unwrap(), p.value().zeros_like().unwrap()]).collect();
         let mut stream = seed::stream(1, "tokens");
@@ -104,14 +105,19 @@ impl Step {
         Self { model, params, moments, ids, labels, steps: 0 }
     }
 
-    /// Loss, gradients, and what the tape held between the passes.
-    pub fn differentiate(&self) -> (f32, Gradients, SavedBytes) {
+    /// The forward pass: its tape and the loss.
+    pub fn forward(&self) -> (Tape, Var) {
         let tape = Tape::new();
         let pass = Pass::evaluation(&tape);
         let hidden = self.model.forward(&pass, &self.ids, None).unwrap();
         let rows: Vec<u32> = (0..self.labels.len() as u32).collect();
         let loss = self.model.loss(&pass, &hidden, &rows, &self.labels).unwrap();
-        drop(hidden);
+        (tape, loss)
+    }
+
+    /// Loss, gradients, and what the tape held between the passes.
+    pub fn differentiate(&self) -> (f32, Gradients, SavedBytes) {
+        let (tape, loss) = self.forward();
         let saved = tape.saved_bytes();
         (loss.value().to_scalar().unwrap(), tape.backward(&loss).unwrap(), saved)
     }
