@@ -3,14 +3,15 @@
 //!
 //! The factors start at 1. The weight is not copied. A step keeps the layer's output before the scaling, or its input.
 
-use super::Options;
 use super::parts::{attach_linear, entries, linear_config, refuse_part, tensor_name};
+use super::{Options, spread};
 use crate::error::Result;
 use crate::export::TargetModules;
 use crate::method::{AttachContext, Attachment, Method};
 use crate::selection::Chosen;
 use peftbench_models::slots::{LinearAdapter, LinearSlot};
 use peftbench_models::{Model, Pass};
+use peftbench_ops::linear::RowRanges;
 use peftbench_ops::{DType, Device, Param, Tensor, Var};
 use peftbench_spec::{Candidate, Role, SlotKind, SpecError, TargetExpr};
 use serde::{Deserialize, Serialize};
@@ -60,31 +61,24 @@ impl Ia3 {
     fn attach_to(slot: &mut LinearSlot, chosen: &Chosen, feedforward: bool) -> Result<Vec<Param>> {
         let (out, input) = slot.dims();
         let part = chosen.part.as_ref().and_then(|name| slot.parts.iter().find(|part| part.name == name));
-        let rows: Option<Vec<usize>> = part.map(|part| part.rows.iter().flat_map(Clone::clone).collect());
+        let rows = part.map_or_else(|| (0..out).into(), |part| part.rows.clone());
         if feedforward {
             refuse_part("ia3", chosen)?;
         }
-        let dims = if feedforward { (1, input) } else { (rows.as_ref().map_or(out, Vec::len), 1) };
+        let dims = if feedforward { (1, input) } else { (rows.len(), 1) };
         let factors = Param::trainable(tensor_name(chosen, "ia3_l"), Tensor::ones(dims, DType::F32, &Device::Cpu)?);
-        let index = rows.map(|rows| row_index(&rows, out)).transpose()?;
-        slot.attach(Box::new(Scaling { factors: factors.clone(), feedforward, index, layer: chosen.layer }));
+        slot.attach(Box::new(Scaling { factors: factors.clone(), feedforward, rows, out, layer: chosen.layer }));
         Ok(vec![factors])
     }
-}
-
-/// For each of `out` rows its place in [1, factors of `rows`].
-fn row_index(rows: &[usize], out: usize) -> Result<Tensor> {
-    let mut index = vec![0u32; out];
-    rows.iter().enumerate().for_each(|(i, &row)| index[row] = i as u32 + 1);
-    Ok(Tensor::from_vec(index, out, &Device::Cpu)?)
 }
 
 /// The factors of one layer.
 struct Scaling {
     factors: Param,
     feedforward: bool,
-    /// Where each output finds its factor, if only some have one.
-    index: Option<Tensor>,
+    /// The outputs that have a factor, of so many.
+    rows: RowRanges,
+    out: usize,
     layer: Option<usize>,
 }
 
@@ -92,11 +86,8 @@ impl Scaling {
     fn apply(&self, pass: &Pass<'_>, x: &Var) -> peftbench_ops::Result<Var> {
         let tape = pass.tape;
         let mut factors = tape.reshape(&tape.param(&self.factors), &[self.factors.elem_count()])?;
-        if let Some(index) = self.index.clone() {
-            factors = tape.candle_fn("ia3_rows", &[&factors], move |v| {
-                let one = Tensor::ones(1, v[0].dtype(), v[0].device())?;
-                Tensor::cat(&[&one, &v[0]], 0)?.index_select(&index, 0)
-            })?;
+        if !self.feedforward {
+            factors = spread(tape, &factors, 0, &self.rows, self.out, 1.0)?;
         }
         let scale = pass.scale_of(self.layer);
         if scale != 1.0 {
