@@ -133,6 +133,8 @@ impl Method for PromptTuning {
             "num_virtual_tokens": self.num_virtual_tokens,
             "token_dim": model.hidden_size(),
             "num_layers": model.num_layers(),
+            // peft asks for it where the model has none; prompts do not depend on it.
+            "num_attention_heads": 1,
             "num_transformer_submodules": 1,
             "prompt_tuning_init": "RANDOM",
             "inference_mode": true,

@@ -28,7 +28,7 @@ use peftbench_models::slots::SlotMut;
 use peftbench_spec::{Candidate, Role, SlotKind, SpecError, TargetExpr};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Options, by Hugging Face's names; `rank`, `alpha` and `dropout` are accepted too.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -164,7 +164,7 @@ impl Lora {
             "init_lora_weights": true,
             "rank_pattern": differing(&|size| (size.rank != common.rank).then(|| size.rank.into())),
             "alpha_pattern": differing(&|size| (size.alpha != common.alpha).then(|| number(size.alpha))),
-            "modules_to_save": if self.modules_to_save.is_empty() { Value::Null } else { json!(self.modules_to_save) },
+            "modules_to_save": null,
             "target_modules": targets.names,
             "layers_to_transform": targets.layers,
             "inference_mode": true,
@@ -226,8 +226,15 @@ impl Method for Lora {
 
     fn attach(&self, model: &mut dyn Model, context: &mut AttachContext<'_>) -> Result<Attachment> {
         let Attached { mut params, forms, sizes } = self.attach_updates(model, context, &mut |_, _, _| Ok(Vec::new()))?;
-        params.extend(self.train_beside(model, &sizes)?);
-        let peft_config = self.peft_config(model, &sizes);
+        let beside = self.train_beside(model, &sizes)?;
+        let mut peft_config = self.peft_config(model, &sizes);
+        let whole = beside.iter().filter(|p| self.modules_to_save.contains(&p.matched_by));
+        let modules: BTreeSet<&str> = whole.filter_map(|p| Some(p.param.name().rsplit_once('.')?.0)).collect();
+        if !modules.is_empty() {
+            // Whole paths: peft would take `norm` for `input_layernorm` too.
+            peft_config["modules_to_save"] = json!(modules);
+        }
+        params.extend(beside);
         Ok(Attachment { forms, ..Attachment::new(params, peft_config) })
     }
 }
