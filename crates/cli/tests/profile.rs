@@ -53,7 +53,8 @@ fn memory_by_kind_is_what_the_allocator_saw() {
 #[test]
 fn a_sweep_that_trains_nothing_has_nothing_to_profile() {
     let playground = Playground::new();
-    std::fs::write(playground.path("none.toml"), "name = \"none\"\n[base]\nmodel = \"tiny\"\ntask = \"world/choice\"\nmethod = \"none\"\n").unwrap();
+    std::fs::write(playground.path("none.toml"), "name = \"none\"\n[base]\nmodel = \"tiny\"\ntask = \"world/choice\"\nmethod = \"none\"\n")
+        .unwrap();
     let ran = playground.expect(4, &["profile", "none.toml"]);
     assert!(ran.stderr.contains("no step to profile"), "{}", ran.stderr);
 }

@@ -58,7 +58,8 @@ type Entry = (String, Tensor, Option<Tensor>);
 fn merge_slot(slot: SlotMut<'_>, replaced: &mut HashMap<String, Tensor>) -> Result<Option<Entry>> {
     let refuse = |path: &str| ModelError::Unsupported {
         origin: path.to_owned(),
-        problem: "what is attached here is no function of a weight and cannot be merged; keep the adapter as a folder of its own".to_owned(),
+        problem: "what is attached here is no function of a weight and cannot be merged; keep the adapter as a folder of its own"
+            .to_owned(),
     };
     match slot {
         SlotMut::Linear(slot) if slot.has_adapters() => {

@@ -184,7 +184,8 @@ fn events(cell: &Cell<'_>, steps: u64, random: &mut Stream) -> Vec<Event> {
         }
         events.push(Event::Step(step_record(cell, step, steps, random)));
         if step % 10 == 0 {
-            let layer = |layer| Event::Layer { step, layer, importance: Some(0.1 * layer as f64), probe_loss: None, selected: layer % 2 == 0 };
+            let layer =
+                |layer| Event::Layer { step, layer, importance: Some(0.1 * layer as f64), probe_loss: None, selected: layer % 2 == 0 };
             events.extend((0..8).map(layer));
         }
         if step % (steps / 3) == 0 {
