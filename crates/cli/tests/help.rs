@@ -55,6 +55,7 @@ fn models_that_are_found_are_listed_and_the_doctor_is_content() {
     let ran = playground.expect(0, &["ls", "models"]);
     assert!(ran.stdout.lines().any(|line| line.starts_with("tiny") && line.ends_with("llama")), "{}", ran.stdout);
     assert!(ran.stdout.contains("architectures"));
+    assert!(ran.stdout.ends_with(include_str!("../../../docs/models.md")), "{}", ran.stdout);
     let ran = playground.expect(0, &["doctor"]);
     assert_eq!(ran.stdout.lines().filter(|line| line.starts_with("ok ")).count(), 8, "{}", ran.stdout);
     assert!(!playground.path("results").exists(), "the doctor leaves nothing behind");

@@ -21,7 +21,7 @@ use serde::Deserialize;
 /// The keys of `config.json` that matter here, by Hugging Face's names and with its defaults.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default)]
-struct BloomConfig {
+pub(crate) struct BloomConfig {
     vocab_size: usize,
     hidden_size: usize,
     n_layer: usize,

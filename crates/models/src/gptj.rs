@@ -21,7 +21,7 @@ use serde::Deserialize;
 /// The keys of `config.json` that matter here, by Hugging Face's names and with its defaults.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default)]
-struct GptjConfig {
+pub(crate) struct GptjConfig {
     vocab_size: usize,
     n_embd: usize,
     n_layer: usize,

@@ -23,7 +23,7 @@ use serde_json::Value;
 /// The keys of `config.json` that matter here, by Hugging Face's names and with its defaults.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default)]
-struct JambaConfig {
+pub(crate) struct JambaConfig {
     vocab_size: usize,
     hidden_size: usize,
     intermediate_size: usize,

@@ -22,7 +22,7 @@ use serde_json::Value;
 
 /// The keys of `config.json` that matter here, by Hugging Face's names.
 #[derive(Debug, Clone, Deserialize)]
-struct LlamaConfig {
+pub(crate) struct LlamaConfig {
     vocab_size: usize,
     hidden_size: usize,
     intermediate_size: usize,

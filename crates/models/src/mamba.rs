@@ -18,7 +18,7 @@ use serde_json::Value;
 
 /// The keys of `config.json` that matter here, by Hugging Face's names.
 #[derive(Debug, Clone, Deserialize)]
-struct MambaConfig {
+pub(crate) struct MambaConfig {
     vocab_size: usize,
     hidden_size: usize,
     num_hidden_layers: usize,

@@ -20,7 +20,7 @@ use serde_json::Value;
 /// The keys of `config.json` that matter here, by Hugging Face's names and with its defaults.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default)]
-struct Mamba2Config {
+pub(crate) struct Mamba2Config {
     vocab_size: usize,
     hidden_size: usize,
     num_hidden_layers: usize,

@@ -1,18 +1,19 @@
 //! The model trait, the table of architectures, and loading.
 
-use crate::bloom::bloom;
+use crate::bloom::{BloomConfig, bloom};
 use crate::cache::Cache;
 use crate::checkpoint::Checkpoint;
 use crate::config::ModelConfig;
 use crate::error::{ModelError, Result};
 use crate::gguf::GgufFile;
-use crate::gpt2::gpt2;
-use crate::gptj::gptj;
-use crate::jamba::jamba;
-use crate::llama::{llama, qwen2};
-use crate::mamba::{falcon_mamba, mamba};
-use crate::mamba2::mamba2;
-use crate::opt::opt;
+use crate::gpt2::{Gpt2Config, gpt2};
+use crate::gptj::{GptjConfig, gptj};
+use crate::jamba::{JambaConfig, jamba};
+use crate::listing::keys_of;
+use crate::llama::{LlamaConfig, llama, qwen2};
+use crate::mamba::{MambaConfig, falcon_mamba, mamba};
+use crate::mamba2::{Mamba2Config, mamba2};
+use crate::opt::{OptConfig, opt};
 use crate::pass::Pass;
 use crate::slots::{LinearSlot, Prepared, SlotMut, Visitor};
 use crate::weights::Weights;
@@ -131,7 +132,7 @@ impl dyn Model + '_ {
     }
 }
 
-/// An architecture: Hugging Face's `model_type` and its constructor.
+/// An architecture: Hugging Face's `model_type`, its constructor, and what the list of models says of it.
 pub struct Architecture {
     /// `model_type`.
     pub model_type: &'static str,
@@ -139,33 +140,143 @@ pub struct Architecture {
     pub summary: &'static str,
     /// Builds the model from its config and a source of tensors.
     pub build: fn(&ModelConfig, &dyn Weights) -> Result<Box<dyn Model>>,
+    /// The keys of the config that are read.
+    pub keys: fn() -> &'static [&'static str],
+    /// Keys that are not read because only these of their values are computed; any other is an error.
+    pub fixed: &'static [(&'static str, &'static [&'static str])],
+    /// What is an error besides, in words.
+    pub limits: &'static str,
+    /// A small config, beyond the keys that have a default.
+    pub example: &'static [(&'static str, u64)],
 }
+
+/// The gate of the layer is computed with SiLU.
+const SILU: &[(&str, &[&str])] = &[("hidden_act", &["silu", "swish"])];
+
+const SMALL_MAMBA: &[(&str, u64)] = &[("vocab_size", 64), ("hidden_size", 32), ("num_hidden_layers", 2)];
+
+const SMALL_LLAMA: &[(&str, u64)] =
+    &[("vocab_size", 64), ("hidden_size", 32), ("intermediate_size", 48), ("num_hidden_layers", 2), ("num_attention_heads", 4)];
 
 /// All architectures.
 pub const ARCHITECTURES: &[Architecture] = &[
-    Architecture { model_type: "bloom", summary: "BLOOM: ALiBi, fused attention, layer norms", build: bloom },
-    Architecture { model_type: "falcon_mamba", summary: "Falcon-Mamba: Mamba-1 with RMS norms over dt, B and C", build: falcon_mamba },
-    Architecture { model_type: "gpt2", summary: "GPT-2: learned positions, fused attention, layer norms", build: gpt2 },
-    Architecture { model_type: "gptj", summary: "GPT-J: attention and MLP side by side, interleaved rotary positions", build: gptj },
-    Architecture { model_type: "jamba", summary: "Jamba: layers of attention and of Mamba-1, mixtures of experts", build: jamba },
-    Architecture { model_type: "llama", summary: "LLaMA family: RMSNorm, grouped-query rotary attention, SwiGLU", build: llama },
-    Architecture { model_type: "mamba", summary: "Mamba-1: gated selective state space", build: mamba },
-    Architecture { model_type: "mamba2", summary: "Mamba-2: state space duality, one decay a head", build: mamba2 },
-    Architecture { model_type: "opt", summary: "OPT: learned positions that padding does not count for, layer norms, ReLU", build: opt },
-    Architecture { model_type: "qwen2", summary: "Qwen2: LLaMA with biases on queries, keys and values", build: qwen2 },
+    Architecture {
+        model_type: "bloom",
+        summary: "BLOOM: ALiBi, fused attention, layer norms",
+        build: bloom,
+        keys: keys_of::<BloomConfig>,
+        fixed: &[],
+        limits: "",
+        example: &[],
+    },
+    Architecture {
+        model_type: "falcon_mamba",
+        summary: "Falcon-Mamba: Mamba-1 with RMS norms over dt, B and C",
+        build: falcon_mamba,
+        keys: keys_of::<MambaConfig>,
+        fixed: SILU,
+        limits: "",
+        example: SMALL_MAMBA,
+    },
+    Architecture {
+        model_type: "gpt2",
+        summary: "GPT-2: learned positions, fused attention, layer norms",
+        build: gpt2,
+        keys: keys_of::<Gpt2Config>,
+        fixed: &[],
+        limits: "cross attention",
+        example: &[],
+    },
+    Architecture {
+        model_type: "gptj",
+        summary: "GPT-J: attention and MLP side by side, interleaved rotary positions",
+        build: gptj,
+        keys: keys_of::<GptjConfig>,
+        fixed: &[],
+        limits: "a head tied to the embedding",
+        example: &[],
+    },
+    Architecture {
+        model_type: "jamba",
+        summary: "Jamba: layers of attention and of Mamba-1, mixtures of experts",
+        build: jamba,
+        keys: keys_of::<JambaConfig>,
+        fixed: SILU,
+        limits: "",
+        example: &[],
+    },
+    Architecture {
+        model_type: "llama",
+        summary: "LLaMA family: RMSNorm, grouped-query rotary attention, SwiGLU",
+        build: llama,
+        keys: keys_of::<LlamaConfig>,
+        fixed: SILU,
+        limits: "rope scaling other than `default`, `linear` and `llama3`",
+        example: SMALL_LLAMA,
+    },
+    Architecture {
+        model_type: "mamba",
+        summary: "Mamba-1: gated selective state space",
+        build: mamba,
+        keys: keys_of::<MambaConfig>,
+        fixed: SILU,
+        limits: "",
+        example: SMALL_MAMBA,
+    },
+    Architecture {
+        model_type: "mamba2",
+        summary: "Mamba-2: state space duality, one decay a head",
+        build: mamba2,
+        keys: keys_of::<Mamba2Config>,
+        fixed: SILU,
+        limits: "",
+        example: &[],
+    },
+    Architecture {
+        model_type: "opt",
+        summary: "OPT: learned positions that padding does not count for, layer norms, ReLU",
+        build: opt,
+        keys: keys_of::<OptConfig>,
+        fixed: &[],
+        limits: "",
+        example: &[],
+    },
+    Architecture {
+        model_type: "qwen2",
+        summary: "Qwen2: LLaMA with biases on queries, keys and values",
+        build: qwen2,
+        keys: keys_of::<LlamaConfig>,
+        fixed: SILU,
+        limits: "sliding windows; rope scaling other than `default`, `linear` and `llama3`",
+        example: SMALL_LLAMA,
+    },
 ];
 
 /// Builds a model of any architecture.
 pub fn build(config: &ModelConfig, weights: &dyn Weights) -> Result<Box<dyn Model>> {
     let known = || ARCHITECTURES.iter().map(|a| a.model_type);
     match ARCHITECTURES.iter().find(|a| a.model_type == config.model_type) {
-        Some(architecture) => (architecture.build)(config, weights),
+        Some(architecture) => {
+            check_fixed(architecture, config)?;
+            (architecture.build)(config, weights)
+        }
         None => Err(config.unsupported(format!(
             "unknown model_type `{}`; {}",
             config.model_type,
             suggest::hint(&config.model_type, known().collect::<Vec<_>>())
         ))),
     }
+}
+
+/// Refuses a config whose key has a value that is not computed.
+fn check_fixed(architecture: &Architecture, config: &ModelConfig) -> Result<()> {
+    for (key, values) in architecture.fixed {
+        if let Some(found) = config.values.get(*key).filter(|found| !values.iter().any(|value| *found == value)) {
+            let expected = values.iter().map(|value| format!("`{value}`")).collect::<Vec<_>>().join(" or ");
+            return Err(config.unsupported(format!("`{key}` is {found}; expected {expected}")));
+        }
+    }
+    Ok(())
 }
 
 /// Loads a model from a Hugging Face folder or a `.gguf` file.

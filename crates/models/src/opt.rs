@@ -24,7 +24,7 @@ const EPSILON: f64 = 1e-5;
 /// The keys of `config.json` that matter here, by Hugging Face's names and with its defaults.
 #[derive(Debug, Clone, Deserialize)]
 #[serde(default)]
-struct OptConfig {
+pub(crate) struct OptConfig {
     vocab_size: usize,
     hidden_size: usize,
     num_hidden_layers: usize,

@@ -8,6 +8,7 @@ use clap::{Args, ValueEnum};
 use peftbench_adapters::methods::METHODS;
 use peftbench_adapters::policies::POLICIES;
 use peftbench_datasets::{metrics::METRICS, tasks::TASKS};
+use peftbench_models::listing;
 use peftbench_models::model::ARCHITECTURES;
 use peftbench_report::figures::FIGURES;
 use peftbench_runner::Environment;
@@ -36,7 +37,7 @@ enum What {
 /// Prints a list, one entry a line.
 pub fn run(verb: &Ls) -> anyhow::Result<Exit> {
     let text = match verb.what {
-        What::Models => models(&verb.inputs.environment(0)),
+        What::Models => models(&verb.inputs.environment(0))?,
         What::Methods => list(METHODS.iter().map(|method| (method.name, method.summary.to_owned()))),
         What::Policies => list(POLICIES.iter().map(|policy| (policy.name, policy.summary.to_owned()))),
         What::Tasks => list(TASKS.iter().map(|task| (task.name, task.summary.to_owned()))),
@@ -56,8 +57,8 @@ fn list<'a>(entries: impl Iterator<Item = (&'a str, String)>) -> String {
     entries.iter().map(|(name, summary)| format!("{name:<width$}  {summary}\n")).collect()
 }
 
-/// The models that are found, then the architectures that can be loaded.
-fn models(environment: &Environment) -> String {
+/// The models that are found, then the architectures that can be loaded, first in short and then in full.
+fn models(environment: &Environment) -> anyhow::Result<String> {
     let found = model_files::found(environment);
     let row = |(name, path): &(String, std::path::PathBuf)| {
         let (arch, layers, params) = match model_files::shapes(path) {
@@ -77,5 +78,5 @@ fn models(environment: &Environment) -> String {
         }
     };
     let architectures = list(ARCHITECTURES.iter().map(|arch| (arch.model_type, arch.summary.to_owned())));
-    format!("{models}\narchitectures (`model_type` of config.json):\n{architectures}")
+    Ok(format!("{models}\narchitectures (`model_type` of config.json):\n{architectures}\n{}", listing::document()?))
 }
