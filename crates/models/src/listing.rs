@@ -127,7 +127,8 @@ fn slots(architecture: &Architecture) -> Result<Vec<Slot>> {
         }
         let within = !linear.is_empty() && path.strip_prefix(linear.as_str()).is_some_and(|rest| matches!(rest, ".weight" | ".bias"));
         let known = slots.iter().any(|slot| slot.path == path && slot.kind == name(kind));
-        if !known && !(kind == SlotKind::Param && within) {
+        let listed = known || (kind == SlotKind::Param && within);
+        if !listed {
             slots.push(Slot { path, kind: name(kind), role: role.name(), parts: Vec::new() });
         }
     }
