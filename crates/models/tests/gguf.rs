@@ -25,7 +25,7 @@ use tempfile::TempDir;
 #[global_allocator]
 static ALLOCATOR: CountingAllocator = CountingAllocator;
 
-/// One case at a time allocates, so that the peak is its own.
+/// One test at a time allocates, so that the peak is its own.
 static ALONE: Mutex<()> = Mutex::new(());
 
 const HEADS: usize = 4;
@@ -152,6 +152,7 @@ fn logits(model: &dyn Model) -> Vec<f32> {
 
 #[test]
 fn every_type_gives_the_model_that_candles_reader_gives() {
+    let _alone = ALONE.lock();
     use GgmlDType::{BF16, F16, F32, Q2K, Q3K, Q4_0, Q4_1, Q4K, Q5_0, Q5_1, Q5K, Q6K, Q8_0};
     let types = [F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q2K, Q3K, Q4K, Q5K, Q6K];
     for dtype in types {
@@ -186,6 +187,7 @@ fn with(key: &'static str, value: Option<Value>) -> Vec<u8> {
 
 #[test]
 fn what_is_not_supported_is_named() {
+    let _alone = ALONE.lock();
     let good = file(false, GgmlDType::Q8_0, &metadata());
     let patched = |at: usize, bytes: &[u8]| {
         let mut file = good.clone();
@@ -221,7 +223,6 @@ fn what_is_not_supported_is_named() {
 
 /// Opens the bytes, reads all there is, and returns the peak of memory on the way.
 fn read_all(bytes: &[u8]) -> (Result<()>, u64) {
-    let _alone = ALONE.lock();
     let (_dir, path) = saved(bytes);
     let before = memory::reset_peak();
     let read = |path: &Path| {
@@ -239,6 +240,7 @@ proptest! {
 
     #[test]
     fn random_bytes_are_refused(version in 0u32..5, bytes in prop::collection::vec(any::<u8>(), 0..300)) {
+        let _alone = ALONE.lock();
         let bytes = [b"GGUF", &version.to_le_bytes()[..], &bytes].concat();
         let (result, peak) = read_all(&bytes);
         prop_assert!(result.is_err() && peak < (1 << 20));
@@ -246,6 +248,7 @@ proptest! {
 
     #[test]
     fn counts_that_lie_are_refused(tensors in any::<u64>(), values in any::<u64>(), length in any::<u64>()) {
+        let _alone = ALONE.lock();
         let bytes = [b"GGUF", &3u32.to_le_bytes()[..], &tensors.to_le_bytes(), &values.to_le_bytes(), &length.to_le_bytes(), &[0; 64]].concat();
         let (result, peak) = read_all(&bytes);
         prop_assert!(result.is_err() && peak < (1 << 20));
@@ -254,6 +257,7 @@ proptest! {
 
 #[test]
 fn flipped_bits_in_the_header_give_an_answer() {
+    let _alone = ALONE.lock();
     let good = file(false, GgmlDType::Q4_0, &metadata());
     // Where the data begins: as far as the names and numbers go.
     let header = Content::read(&mut Cursor::new(&good)).unwrap().tensor_data_offset as usize;
