@@ -10,6 +10,9 @@ use candle_core::{Device, Result, Tensor};
 /// Longest kernel of the fast path; Mamba's is 4.
 const MAX_TAPS: usize = 8;
 
+/// Steps that inputs are fetched ahead of their use.
+const AHEAD: usize = 16;
+
 impl Tape {
     /// silu(conv(x) + bias): x [batch, length, d], weight [d, 1, taps] and bias [d] as PyTorch's `Conv1d` holds them, `context`
     /// [batch, taps − 1, d] the inputs before the first (zeros if absent) → [batch, length, d].
@@ -120,6 +123,7 @@ fn forward_kernel(values: &[Tensor; 4], shape: Shape) -> Result<Tensor> {
                     #[inline(always)]
                     || {
                         for t in 0..shape.length {
+                            x.prefetch(channel.b * shape.length + t + AHEAD, at.0);
                             let sum = channel.sum(t, &weights, &bias);
                             #[allow(unsafe_code)]
                             // SAFETY: each task owns its channels of its batch row.
@@ -195,6 +199,7 @@ fn backward_group(channel: &Channel<'_>, grad: &Rows<'_>, weights: &[Lanes; MAX_
         }
         recent[0] = [0.0; LANES];
         if let Some(t) = j.checked_sub(taps - 1) {
+            [channel.x, grad].iter().for_each(|rows| rows.prefetch((b * length + t).saturating_sub(AHEAD), lo));
             let (sum, g) = (channel.sum(t, weights, bias), load(&grad.row(b * length + t)[lo..hi]));
             let slope = lanes(|i| {
                 let s = sigmoid_one(sum[i]);

@@ -15,6 +15,12 @@ use candle_core::{Device, Result, Tensor};
 /// Channel groups a batch row in the backward pass.
 const GROUPS: usize = 2;
 
+/// Neighbouring blocks that one task of the forward pass takes.
+const SPAN: usize = 8;
+
+/// Steps that inputs are fetched ahead of their use.
+const AHEAD: usize = 16;
+
 /// The inputs as rows, in the order of [`crate::scan`]; A as [state · width] transposed and times log2 e.
 struct Inputs<'a> {
     u: &'a Rows<'a>,
@@ -82,8 +88,13 @@ impl Inputs<'_> {
     /// B or C at one step, padded to N states.
     #[inline(always)]
     fn selective<const N: usize>(&self, rows: &Rows<'_>, row: usize) -> [f32; N] {
+        let source = rows.row(row);
+        // The common case, a state without padding, is a copy of fixed size.
+        if let Ok(full) = <&[f32; N]>::try_from(source) {
+            return *full;
+        }
         let mut out = [0.0; N];
-        out[..self.dims.state].copy_from_slice(rows.row(row));
+        out[..self.dims.state].copy_from_slice(source);
         out
     }
 
@@ -121,11 +132,12 @@ fn forward_padded<const N: usize>(inputs: &Inputs<'_>, keep_states: bool) -> Res
     let (mut output, mut last, mut kept) =
         unsafe { (unwritten(batch * length * width), unwritten(batch * width * state), unwritten(kept_len)) };
     let shared = [Shared::new(&mut output), Shared::new(&mut last), Shared::new(&mut kept)];
-    parallel::for_each(batch * inputs.blocks(), batch * length * width * state, |task| {
-        let (b, k) = (task / inputs.blocks(), task % inputs.blocks());
+    let spans = inputs.blocks().div_ceil(SPAN);
+    parallel::for_each(batch * spans, batch * length * width * state, |task| {
+        let first = task % spans * SPAN;
         dispatch(
             #[inline(always)]
-            || forward_block::<N>(inputs, b, k, keep_states, shared),
+            || forward_span::<N>(inputs, task / spans, first..(first + SPAN).min(inputs.blocks()), keep_states, shared),
         );
     });
     Ok(Forward {
@@ -144,20 +156,55 @@ fn advance<const N: usize>(h: &mut [Lanes; N], a: &[Lanes; N], dt: &Lanes, drive
     }
 }
 
+/// Neighbouring blocks, chunk after chunk: what a chunk has brought near serves them all.
 #[allow(unsafe_code)]
 #[inline(always)]
-fn forward_block<const N: usize>(inputs: &Inputs<'_>, b: usize, k: usize, keep_states: bool, [output, last, kept]: [Shared; 3]) {
+fn forward_span<const N: usize>(
+    inputs: &Inputs<'_>,
+    b: usize,
+    blocks: std::ops::Range<usize>,
+    keep_states: bool,
+    [output, last, kept]: [Shared; 3],
+) {
     let Dims { length, width, state, .. } = inputs.dims;
+    let mut states: Vec<[Lanes; N]> = blocks.clone().map(|k| inputs.initial::<N>(b, k)).collect();
+    for chunk in 0..inputs.chunks() {
+        for (k, h) in blocks.clone().zip(&mut states) {
+            if keep_states {
+                // SAFETY: each task owns the kept states of its blocks; below, its channels of its batch row.
+                let target = unsafe { kept.slice(inputs.kept::<N>(b, chunk, k), N * LANES) };
+                target.chunks_mut(LANES).zip(h.iter()).for_each(|(target, h)| target.copy_from_slice(h));
+            }
+            forward_chunk(inputs, b, k, chunk * CHUNK..((chunk + 1) * CHUNK).min(length), h, output);
+        }
+    }
+    for (k, h) in blocks.zip(&states) {
+        let (lo, hi) = inputs.channels(k);
+        for channel in lo..hi {
+            let target = unsafe { last.slice((b * width + channel) * state, state) };
+            target.iter_mut().zip(h).for_each(|(target, h)| *target = h[channel - lo]);
+        }
+    }
+}
+
+/// The steps of one chunk of one block, from the state `carried`, which is brought forward.
+#[allow(unsafe_code)]
+#[inline(always)]
+fn forward_chunk<const N: usize>(
+    inputs: &Inputs<'_>,
+    b: usize,
+    k: usize,
+    steps: std::ops::Range<usize>,
+    carried: &mut [Lanes; N],
+    output: Shared,
+) {
+    let Dims { length, width, .. } = inputs.dims;
     let (lo, hi) = inputs.channels(k);
     let (a, skip) = (inputs.decay::<N>(k), load(&inputs.skip[lo..hi]));
-    let mut h = inputs.initial::<N>(b, k);
-    for t in 0..length {
-        if keep_states && t % CHUNK == 0 {
-            // SAFETY: each task owns the kept states of its block; below, its channels of its batch row.
-            let target = unsafe { kept.slice(inputs.kept::<N>(b, t / CHUNK, k), N * LANES) };
-            target.chunks_mut(LANES).zip(&h).for_each(|(target, h)| target.copy_from_slice(h));
-        }
+    let mut h = *carried;
+    for t in steps {
         let row = b * length + t;
+        [inputs.u, inputs.dt, inputs.z].iter().for_each(|rows| rows.prefetch(row + AHEAD, lo));
         let (u, raw, z) = (load(&inputs.u.row(row)[lo..hi]), load(&inputs.dt.row(row)[lo..hi]), load(&inputs.z.row(row)[lo..hi]));
         let dt = lanes(|i| softplus_one(raw[i]));
         let drive = lanes(|i| dt[i] * u[i]);
@@ -168,18 +215,17 @@ fn forward_block<const N: usize>(inputs: &Inputs<'_>, b: usize, k: usize, keep_s
             y = lanes(|i| h[n][i].mul_add(ct[n], y[i]));
         }
         let y = lanes(|i| y[i] * z[i] * sigmoid_one(z[i]));
+        // SAFETY: each task owns its channels of its batch row.
         store(unsafe { output.slice(row * width + lo, hi - lo) }, &y);
     }
-    for channel in lo..hi {
-        let target = unsafe { last.slice((b * width + channel) * state, state) };
-        target.iter_mut().zip(&h).for_each(|(target, h)| *target = h[channel - lo]);
-    }
+    *carried = h;
 }
 
 /// Gradients with respect to all eight inputs.
 pub(crate) fn backward(grad: &Tensor, saved: &[Tensor], dims: Dims) -> Result<Vec<Tensor>> {
-    let kept = saved[H0 + 1].to_vec1::<f32>()?;
-    with_inputs(saved, dims, |inputs| with_rows(grad, |grad| for_states!(dims.state, backward_padded(inputs, grad, &kept))))
+    with_rows(&saved[H0 + 1], |kept| {
+        with_inputs(saved, dims, |inputs| with_rows(grad, |grad| for_states!(dims.state, backward_padded(inputs, grad, kept.data()))))
+    })
 }
 
 /// Where the tasks of a backward pass write.
@@ -283,7 +329,7 @@ fn backward_group<const N: usize>(
             for n in 0..N {
                 scratch.states[0][n] = load(&kept[start + n * LANES..start + (n + 1) * LANES]);
             }
-            recompute_states(inputs, b, k, &a, steps.clone(), &mut scratch);
+            recompute_states(inputs, grad, b, k, &a, steps.clone(), &mut scratch);
             for t in steps.clone().rev() {
                 backward_step(inputs, grad, b, k, t, t - steps.start, &a, carried, &mut scratch, targets);
             }
@@ -316,6 +362,7 @@ fn backward_group<const N: usize>(
 #[inline(always)]
 fn recompute_states<const N: usize>(
     inputs: &Inputs<'_>,
+    grad: &Rows<'_>,
     b: usize,
     k: usize,
     a: &[Lanes; N],
@@ -326,6 +373,9 @@ fn recompute_states<const N: usize>(
     let mut h = scratch.states[0];
     for (j, t) in steps.enumerate() {
         let row = b * inputs.dims.length + t;
+        [inputs.u, inputs.dt].iter().for_each(|rows| rows.prefetch(row + AHEAD, lo));
+        // For the way back.
+        [inputs.z, grad].iter().for_each(|rows| rows.prefetch(row, lo));
         let (u, raw) = (load(&inputs.u.row(row)[lo..hi]), load(&inputs.dt.row(row)[lo..hi]));
         let dt = lanes(|i| softplus_one(raw[i]));
         let drive = lanes(|i| dt[i] * u[i]);

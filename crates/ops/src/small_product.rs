@@ -44,9 +44,24 @@ pub(crate) fn small_product(
 
 /// A copy of m[rows, cols] that lies row by row: a transpose where m lies column by column.
 pub(crate) fn gathered(m: Matrix<'_>, rows: usize, cols: usize) -> Vec<f32> {
-    let mut copy = Vec::with_capacity(rows * cols);
-    for i in 0..rows {
-        copy.extend((0..cols).map(|j| m.data[i * m.row_stride + j * m.col_stride]));
+    let mut copy = crate::cpu::buffer(rows * cols);
+    if m.row_stride != 1 || rows == 0 {
+        let value = |at: usize| m.data[at / cols * m.row_stride + at % cols * m.col_stride];
+        copy.iter_mut().enumerate().for_each(|(at, copy)| *copy = value(at));
+        return copy;
+    }
+    // Sixteen columns at a time, so that whole lines are read and written.
+    let mut at = 0;
+    while at + LANES <= cols {
+        let columns: [&[f32]; LANES] = std::array::from_fn(|l| &m.data[(at + l) * m.col_stride..][..rows]);
+        for (i, row) in copy.chunks_exact_mut(cols).enumerate() {
+            row[at..at + LANES].copy_from_slice(&lanes(|l| columns[l][i]));
+        }
+        at += LANES;
+    }
+    for j in at..cols {
+        let column = &m.data[j * m.col_stride..][..rows];
+        copy.chunks_exact_mut(cols).zip(column).for_each(|(row, value)| row[j] = *value);
     }
     copy
 }
@@ -82,9 +97,13 @@ fn panels(m: usize, n: usize, k: usize, a: Matrix<'_>, b: Matrix<'_>, ending: En
                     panel.tile::<12>(a, i, out, out_stride);
                     i += 12;
                 }
-                while i + 6 <= m {
+                while i + 6 <= m && !tall {
                     panel.tile::<6>(a, i, out, out_stride);
                     i += 6;
+                }
+                while i + 4 <= m {
+                    panel.tile::<4>(a, i, out, out_stride);
+                    i += 4;
                 }
                 while i < m {
                     panel.tile::<1>(a, i, out, out_stride);
