@@ -39,9 +39,9 @@ clippy:
 check-cuda *ARGS:
     scripts/check-cuda {{ARGS}}
 
-# Runs the benchmarks of the kernels
+# Runs the benchmarks: kernels, training steps, loading (e.g. `just bench -- selective_scan`)
 bench *ARGS:
-    cargo bench {{ARGS}}
+    cargo bench --bench '*' {{ARGS}}
 
 # Makes a base model that ships again, e.g. `just pretrain tiny-mamba`
 pretrain NAME:
