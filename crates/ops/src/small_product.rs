@@ -92,22 +92,9 @@ fn panels(m: usize, n: usize, k: usize, a: Matrix<'_>, b: Matrix<'_>, ending: En
         || {
             for at in (0..n).step_by(LANES) {
                 let panel = Panel { b, k, at, width: LANES.min(n - at), ending };
-                let mut i = 0;
-                while tall && i + 12 <= m {
-                    panel.tile::<12>(a, i, out, out_stride);
-                    i += 12;
-                }
-                while i + 6 <= m && !tall {
-                    panel.tile::<6>(a, i, out, out_stride);
-                    i += 6;
-                }
-                while i + 4 <= m {
-                    panel.tile::<4>(a, i, out, out_stride);
-                    i += 4;
-                }
-                while i < m {
-                    panel.tile::<1>(a, i, out, out_stride);
-                    i += 1;
+                match panel.width {
+                    LANES => panel.rows::<true>(a, m, tall, out, out_stride),
+                    _ => panel.rows::<false>(a, m, tall, out, out_stride),
                 }
             }
         },
@@ -115,13 +102,35 @@ fn panels(m: usize, n: usize, k: usize, a: Matrix<'_>, b: Matrix<'_>, ending: En
 }
 
 impl Panel<'_> {
+    /// All rows of the output's columns, which are sixteen if `FULL`.
+    #[inline(always)]
+    fn rows<const FULL: bool>(&self, a: Matrix<'_>, m: usize, tall: bool, out: &mut [f32], out_stride: usize) {
+        let mut i = 0;
+        while tall && i + 12 <= m {
+            self.tile::<12, FULL>(a, i, out, out_stride);
+            i += 12;
+        }
+        while !tall && i + 6 <= m {
+            self.tile::<6, FULL>(a, i, out, out_stride);
+            i += 6;
+        }
+        while i + 4 <= m {
+            self.tile::<4, FULL>(a, i, out, out_stride);
+            i += 4;
+        }
+        while i < m {
+            self.tile::<1, FULL>(a, i, out, out_stride);
+            i += 1;
+        }
+    }
+
     /// Rows i..i + R of the output's columns.
     #[inline(always)]
-    fn tile<const R: usize>(&self, a: Matrix<'_>, i: usize, out: &mut [f32], out_stride: usize) {
-        let sums = if self.width == LANES { self.sums::<R, true>(a, i) } else { self.sums::<R, false>(a, i) };
+    fn tile<const R: usize, const FULL: bool>(&self, a: Matrix<'_>, i: usize, out: &mut [f32], out_stride: usize) {
+        let sums = self.sums::<R, FULL>(a, i);
         let Ending { scale, into } = self.ending;
         for (r, sum) in sums.iter().enumerate() {
-            let target = &mut out[(i + r) * out_stride + self.at..][..self.width];
+            let target = &mut out[(i + r) * out_stride + self.at..][..if FULL { LANES } else { self.width }];
             let scaled = match into {
                 Into::Overwrite => lanes(|l| scale * sum[l]),
                 Into::Accumulate => {
