@@ -4,6 +4,7 @@ use crate::builder::{Builder, LinearSpec};
 use crate::cache::{Cache, LayerCache};
 use crate::causal_lm::Step;
 use crate::error::Result;
+use crate::layer::{Layer, Part};
 use crate::slots::{LinearSlot, PrefixSlot, SlotMut, Visitor, visit_linear};
 use peftbench_ops::attention::Heads;
 use peftbench_ops::rotary::RotaryTables;
@@ -112,30 +113,38 @@ impl SelfAttention {
         })
     }
 
-    /// x [batch, length, hidden] → the same shape; queries and keys are rotated where `rotary` is given.
-    pub fn forward(&self, step: &Step<'_>, x: &Var, rotary: Option<&RotaryTables>, cache: Option<&mut Cache>) -> Result<Var> {
+    /// x [batch, length, hidden] → the same shape; `place` puts positions into queries and keys.
+    fn attend(&self, step: &Step<'_>, x: &Var, place: impl Fn(Var) -> Result<Var>, cache: Option<&mut Cache>) -> Result<Var> {
         let pass = step.pass;
-        let rotate = |x: Var| match rotary {
-            Some(tables) => pass.tape.rotary(&x, tables, self.attend.heads.dim),
-            None => Ok(x),
-        };
-        let q = rotate(self.q_proj.forward(pass, x)?)?;
-        let k = rotate(self.k_proj.forward(pass, x)?)?;
+        let q = place(self.q_proj.forward(pass, x)?)?;
+        let k = place(self.k_proj.forward(pass, x)?)?;
         let v = self.v_proj.forward(pass, x)?;
         let attended = self.attend.forward(step, &q, k, v, cache)?;
         Ok(self.o_proj.forward(pass, &attended)?)
     }
+}
 
-    /// Shows every slot.
-    pub fn visit_slots(&mut self, visitor: &mut Visitor<'_>) {
+impl Part for SelfAttention {
+    fn visit_slots(&mut self, visitor: &mut Visitor<'_>) {
         for linear in [&mut self.q_proj, &mut self.k_proj, &mut self.v_proj, &mut self.o_proj] {
             visit_linear(linear, visitor);
         }
         self.attend.visit_slots(visitor);
     }
 
-    /// Multiply-adds a token of the projections.
-    pub fn multiply_adds_per_token(&self) -> usize {
+    fn multiply_adds_per_token(&self) -> usize {
         [&self.q_proj, &self.k_proj, &self.v_proj, &self.o_proj].into_iter().map(LinearSlot::multiply_adds).sum()
+    }
+}
+
+impl Layer<()> for SelfAttention {
+    fn forward(&self, step: &Step<'_>, (): &(), x: &Var, cache: Option<&mut Cache>) -> Result<Var> {
+        self.attend(step, x, Ok, cache)
+    }
+}
+
+impl Layer<RotaryTables> for SelfAttention {
+    fn forward(&self, step: &Step<'_>, tables: &RotaryTables, x: &Var, cache: Option<&mut Cache>) -> Result<Var> {
+        self.attend(step, x, |x| Ok(step.pass.tape.rotary(&x, tables, self.attend.heads.dim)?), cache)
     }
 }

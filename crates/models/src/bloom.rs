@@ -3,15 +3,15 @@
 
 use crate::attention::Attend;
 use crate::builder::Builder;
-use crate::cache::Cache;
-use crate::causal_lm::{CausalLm, Decoder, Layer, Step};
+use crate::causal_lm::{CausalLm, Decoder, Step};
 use crate::config::ModelConfig;
 use crate::error::Result;
 use crate::fused_attention::{FusedAttention, FusedLayout, FusedProjections};
+use crate::layer::{Form, Residual};
 use crate::mlp::{Mlp, MlpShape};
 use crate::model::Model;
 use crate::norm::Norm;
-use crate::slots::{PromptSlot, SlotMut, SublayerSlot, Visitor};
+use crate::slots::{PromptSlot, Visitor};
 use crate::weights::Weights;
 use peftbench_ops::Var;
 use peftbench_ops::activation::Activation;
@@ -50,17 +50,6 @@ struct Bloom {
     embedding_norm: Norm,
 }
 
-struct Block {
-    attention_norm: Norm,
-    attention: FusedAttention,
-    attention_output: SublayerSlot,
-    mlp_norm: Norm,
-    mlp: Mlp,
-    mlp_output: SublayerSlot,
-    /// Whether the residual connections start behind the norms.
-    residual_behind_norm: bool,
-}
-
 /// Builds a BLOOM.
 pub(crate) fn bloom(config: &ModelConfig, weights: &dyn Weights) -> Result<Box<dyn Model>> {
     let names = [("n_embed", "hidden_size"), ("num_attention_heads", "n_head"), ("num_hidden_layers", "n_layer")];
@@ -72,6 +61,7 @@ pub(crate) fn bloom(config: &ModelConfig, weights: &dyn Weights) -> Result<Box<d
         output: "dense",
         layout: FusedLayout::Heads,
         transposed: false,
+        score_factor: 1.0,
         residual_terms: 2 * layers,
     };
     let shape = MlpShape {
@@ -84,20 +74,19 @@ pub(crate) fn bloom(config: &ModelConfig, weights: &dyn Weights) -> Result<Box<d
         transposed: false,
         residual_terms: 2 * layers,
     };
+    let form = if parsed.apply_residual_connection_post_layernorm { Form::BeforeBoth } else { Form::Before };
     let builder = Builder::new(weights);
     let block = |layer| {
         let builder = builder.layer(&format!("transformer.h.{layer}"), layer);
-        let attention = builder.within("self_attention");
-        let attend = Attend::new(&attention, layer, heads).with_alibi(alibi_slopes(heads.query));
-        Ok(Block {
-            attention_norm: builder.layer_norm("input_layernorm", hidden, eps)?,
-            attention: FusedAttention::new(&attention, attend, projections)?,
-            attention_output: SublayerSlot::new(builder.info("self_attention", Role::OProj)),
-            mlp_norm: builder.layer_norm("post_attention_layernorm", hidden, eps)?,
-            mlp: Mlp::new(&builder.within("mlp"), shape)?,
-            mlp_output: SublayerSlot::new(builder.info("mlp", Role::DownProj)),
-            residual_behind_norm: parsed.apply_residual_connection_post_layernorm,
-        })
+        let norm = |name| builder.layer_norm(name, hidden, eps);
+        let names = builder.within("self_attention");
+        let attend = Attend::new(&names, layer, heads).with_alibi(alibi_slopes(heads.query));
+        let attention = FusedAttention::new(&names, attend, projections)?;
+        let mlp = Mlp::new(&builder.within("mlp"), shape)?;
+        Ok((
+            Residual::new(&builder, "self_attention", Role::OProj, norm("input_layernorm")?, attention).form(form),
+            Residual::new(&builder, "mlp", Role::DownProj, norm("post_attention_layernorm")?, mlp).form(form),
+        ))
     };
     Ok(Box::new(CausalLm {
         decoder: Bloom { embedding_norm: builder.layer_norm("transformer.word_embeddings_layernorm", hidden, eps)? },
@@ -117,37 +106,7 @@ fn alibi_slopes(heads: usize) -> Vec<f32> {
     (1..=power).map(|i| slope(power, i)).chain(further).collect()
 }
 
-impl Layer for Block {
-    type Shared = ();
-
-    fn forward(&self, step: &Step<'_>, (): &(), x: &Var, cache: Option<&mut Cache>) -> Result<Var> {
-        let (pass, tape) = (step.pass, step.pass.tape);
-        let normed = self.attention_norm.forward(pass, x)?;
-        let attended = self.attention.forward(step, &normed, 1.0, cache)?;
-        let attended = self.attention_output.forward(pass, &normed, attended)?;
-        let x = tape.add(if self.residual_behind_norm { &normed } else { x }, &attended)?;
-        let normed = self.mlp_norm.forward(pass, &x)?;
-        let output = self.mlp.forward(pass, &normed)?;
-        let output = self.mlp_output.forward(pass, &normed, output)?;
-        Ok(tape.add(if self.residual_behind_norm { &normed } else { &x }, &output)?)
-    }
-
-    fn visit_slots(&mut self, visitor: &mut Visitor<'_>) {
-        self.attention_norm.visit_slots(visitor);
-        self.attention.visit_slots(visitor);
-        visitor(SlotMut::Sublayer(&mut self.attention_output));
-        self.mlp_norm.visit_slots(visitor);
-        self.mlp.visit_slots(visitor);
-        visitor(SlotMut::Sublayer(&mut self.mlp_output));
-    }
-
-    fn multiply_adds_per_token(&self) -> usize {
-        self.attention.multiply_adds_per_token() + self.mlp.multiply_adds_per_token()
-    }
-}
-
 impl Decoder for Bloom {
-    type Layer = Block;
     type Shared = ();
 
     fn arch(&self) -> &'static str {

@@ -1,9 +1,11 @@
 //! The frame that every decoder-only language model shares: embedding, virtual tokens, layers, last norm, head.
 //!
-//! An architecture is a [`Decoder`]: what its layers share, and what they compute.
+//! An architecture is a [`Decoder`], what comes before and behind its layers and what these share, and its layers, put together from the
+//! parts of [`layer`](crate::layer).
 
 use crate::cache::Cache;
 use crate::error::Result;
+use crate::layer::{Layer, Part};
 use crate::model::{Head, Model, Network};
 use crate::norm::Norm;
 use crate::pass::Pass;
@@ -12,8 +14,6 @@ use peftbench_ops::{Device, Tensor, Var};
 
 /// What one architecture adds to the frame.
 pub(crate) trait Decoder: Send {
-    /// One of its layers.
-    type Layer: Layer<Shared = Self::Shared>;
     /// What all layers of a pass share: rotary tables, attention biases.
     type Shared;
 
@@ -37,19 +37,22 @@ pub(crate) trait Decoder: Send {
     fn visit_slots(&mut self, _visitor: &mut Visitor<'_>) {}
 }
 
-/// A layer of a decoder: a function on the residual stream.
-pub(crate) trait Layer: Send {
-    /// See [`Decoder::Shared`].
-    type Shared;
+/// A decoder with nothing but layers.
+pub(crate) struct Plain {
+    /// Hugging Face's `model_type`.
+    pub arch: &'static str,
+}
 
-    /// The stream x [batch, length, hidden] behind this layer.
-    fn forward(&self, step: &Step<'_>, shared: &Self::Shared, x: &Var, cache: Option<&mut Cache>) -> Result<Var>;
+impl Decoder for Plain {
+    type Shared = ();
 
-    /// Shows every slot, in a fixed order.
-    fn visit_slots(&mut self, visitor: &mut Visitor<'_>);
+    fn arch(&self) -> &'static str {
+        self.arch
+    }
 
-    /// Multiply-adds a token of a forward pass, without what depends on the sequence's length.
-    fn multiply_adds_per_token(&self) -> usize;
+    fn shared(&self, _step: &Step<'_>) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// The positions that one pass computes: `length` of them, virtual tokens included, behind `start` that the cache has seen.
@@ -101,7 +104,7 @@ impl Step<'_> {
 }
 
 /// A decoder-only language model.
-pub(crate) struct CausalLm<D: Decoder> {
+pub(crate) struct CausalLm<D, L> {
     /// What the architecture adds.
     pub decoder: D,
     /// Token embedding [vocabulary, hidden].
@@ -109,14 +112,14 @@ pub(crate) struct CausalLm<D: Decoder> {
     /// Virtual tokens.
     pub prompt: PromptSlot,
     /// The layers.
-    pub layers: Vec<D::Layer>,
+    pub layers: Vec<L>,
     /// The norm behind the last layer.
     pub norm: Norm,
     /// The head, absent where it is the embedding.
     pub head: Option<LinearSlot>,
 }
 
-impl<D: Decoder> CausalLm<D> {
+impl<D, L> CausalLm<D, L> {
     /// The mask over the cache's positions, the virtual tokens and the pass's own, where any of them is padding.
     fn mask(&self, pass: &Pass<'_>, before: Option<&Tensor>, start: usize, ids: &Tensor, length: usize) -> Result<Option<Tensor>> {
         if pass.mask.is_none() && before.is_none() {
@@ -130,7 +133,7 @@ impl<D: Decoder> CausalLm<D> {
     }
 }
 
-impl<D: Decoder> Network for CausalLm<D> {
+impl<D: Decoder, L: Part> Network for CausalLm<D, L> {
     fn arch(&self) -> &'static str {
         self.decoder.arch()
     }
@@ -161,7 +164,7 @@ impl<D: Decoder> Network for CausalLm<D> {
     }
 }
 
-impl<D: Decoder> Model for CausalLm<D> {
+impl<D: Decoder, L: Layer<D::Shared>> Model for CausalLm<D, L> {
     fn vocab_size(&self) -> usize {
         self.embeddings.param.value().dims()[0]
     }

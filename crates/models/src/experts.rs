@@ -1,7 +1,10 @@
 //! Mixtures of experts.
 
 use crate::builder::{Builder, LinearSpec};
+use crate::cache::Cache;
+use crate::causal_lm::Step;
 use crate::error::Result;
+use crate::layer::{Layer, Part};
 use crate::mlp::GatedMlp;
 use crate::pass::Pass;
 use crate::slots::{LinearSlot, Visitor, visit_linear};
@@ -56,7 +59,7 @@ impl Experts {
     }
 
     /// x [batch, length, hidden] → the same shape. Each expert computes its own tokens only.
-    pub fn forward(&self, pass: &Pass<'_>, x: &Var) -> Result<Var> {
+    fn apply(&self, pass: &Pass<'_>, x: &Var) -> Result<Var> {
         let (tape, dims) = (pass.tape, x.dims().to_vec());
         let hidden = dims[dims.len() - 1];
         let ratings = tape.softmax(&self.router.forward(pass, x)?)?;
@@ -65,7 +68,7 @@ impl Experts {
         let inputs = tape.reshape(&tape.select_rows(x, &routes.tokens)?, &[1, entries, hidden])?;
         let (mut outputs, mut start) = (Vec::new(), 0);
         for (expert, &count) in self.experts.iter().zip(&routes.counts).filter(|(_, count)| **count > 0) {
-            outputs.push(expert.forward(pass, &tape.narrow(&inputs, 1, start, count)?)?);
+            outputs.push(expert.apply(pass, &tape.narrow(&inputs, 1, start, count)?)?);
             start += count;
         }
         let outputs = tape.reshape(&tape.cat(&outputs.iter().collect::<Vec<_>>(), 1)?, &[entries, hidden])?;
@@ -101,17 +104,23 @@ impl Experts {
         }
         Ok(routes)
     }
+}
 
-    /// Shows every slot.
-    pub fn visit_slots(&mut self, visitor: &mut Visitor<'_>) {
+impl Part for Experts {
+    fn visit_slots(&mut self, visitor: &mut Visitor<'_>) {
         visit_linear(&mut self.router, visitor);
         self.experts.iter_mut().for_each(|expert| expert.visit_slots(visitor));
     }
 
-    /// Multiply-adds a token: the router and the experts that a token uses.
-    pub fn multiply_adds_per_token(&self) -> usize {
-        let one = self.experts.first().map_or(0, GatedMlp::multiply_adds_per_token);
+    fn multiply_adds_per_token(&self) -> usize {
+        let one = self.experts.first().map_or(0, Part::multiply_adds_per_token);
         self.router.multiply_adds() + self.active * one
+    }
+}
+
+impl<S> Layer<S> for Experts {
+    fn forward(&self, step: &Step<'_>, _shared: &S, x: &Var, _cache: Option<&mut Cache>) -> Result<Var> {
+        self.apply(step.pass, x)
     }
 }
 
@@ -149,7 +158,7 @@ mod tests {
         let ratings = ratings.value().squeeze(0).unwrap().to_vec2::<f32>().unwrap();
         let mut sum = vec![0.0; 18];
         for (e, expert) in experts.experts.iter().enumerate() {
-            let y = expert.forward(&pass, &x).unwrap().value().squeeze(0).unwrap().to_vec2::<f32>().unwrap();
+            let y = expert.apply(&pass, &x).unwrap().value().squeeze(0).unwrap().to_vec2::<f32>().unwrap();
             for (t, row) in y.iter().enumerate() {
                 let better = ratings[t].iter().filter(|&&rating| rating > ratings[t][e]).count();
                 row.iter().enumerate().filter(|_| better < 2).for_each(|(i, y)| sum[t * 6 + i] += ratings[t][e] * y);
@@ -162,7 +171,7 @@ mod tests {
     fn each_token_gets_the_weighted_sum_of_its_two_experts() {
         let (experts, _) = experts();
         for tape in [Tape::inference(), Tape::new()] {
-            let found = experts.forward(&Pass::evaluation(&tape), &Var::constant(input())).unwrap();
+            let found = experts.apply(&Pass::evaluation(&tape), &Var::constant(input())).unwrap();
             let found = found.value().flatten_all().unwrap().to_vec1::<f32>().unwrap();
             for (found, expected) in found.iter().zip(dense(&experts, &input())) {
                 assert!((found - expected).abs() < 1e-6, "{found}, expected {expected}");
@@ -181,7 +190,7 @@ mod tests {
         let x = input().abs().unwrap().affine(1.0, 0.1).unwrap();
         params.iter().for_each(|p| p.set_trainable(true));
         let tape = Tape::new();
-        let y = experts.forward(&Pass::evaluation(&tape), &Var::constant(x)).unwrap();
+        let y = experts.apply(&Pass::evaluation(&tape), &Var::constant(x)).unwrap();
         let sum = tape.sum_all(&y).unwrap();
         let grads = tape.backward(&sum).unwrap();
         assert_eq!(grads.len(), params.len());

@@ -5,6 +5,7 @@ use crate::builder::{Builder, LinearSpec};
 use crate::cache::Cache;
 use crate::causal_lm::Step;
 use crate::error::Result;
+use crate::layer::{Layer, Part};
 use crate::slots::{LinearSlot, Visitor, visit_linear};
 use peftbench_ops::Var;
 use peftbench_spec::Role;
@@ -29,6 +30,8 @@ pub(crate) struct FusedProjections<'a> {
     pub layout: FusedLayout,
     /// Whether weights are stored as [in, out].
     pub transposed: bool,
+    /// Factor on the scores besides 1 / √head_dim.
+    pub score_factor: f64,
     /// Terms of the residual stream, for fresh weights.
     pub residual_terms: usize,
 }
@@ -39,6 +42,7 @@ pub(crate) struct FusedAttention {
     output: LinearSlot,
     attend: Attend,
     layout: FusedLayout,
+    score_factor: f64,
 }
 
 impl FusedAttention {
@@ -58,15 +62,8 @@ impl FusedAttention {
             output: builder.linear(projections.output, Role::OProj, output)?,
             attend,
             layout,
+            score_factor: projections.score_factor,
         })
-    }
-
-    /// x [batch, length, hidden] → the same shape. The scores are multiplied by `factor` besides 1 / √head_dim.
-    pub fn forward(&self, step: &Step<'_>, x: &Var, factor: f64, cache: Option<&mut Cache>) -> Result<Var> {
-        let [q, k, v] = self.split(step, &self.input.forward(step.pass, x)?)?;
-        let q = if factor == 1.0 { q } else { step.pass.tape.scale(&q, factor)? };
-        let attended = self.attend.forward(step, &q, k, v, cache)?;
-        Ok(self.output.forward(step.pass, &attended)?)
     }
 
     /// Queries, keys and values, [batch, length, hidden] each, of fused ones.
@@ -83,16 +80,25 @@ impl FusedAttention {
         };
         Ok([part(0)?, part(1)?, part(2)?])
     }
+}
 
-    /// Shows every slot.
-    pub fn visit_slots(&mut self, visitor: &mut Visitor<'_>) {
+impl Part for FusedAttention {
+    fn visit_slots(&mut self, visitor: &mut Visitor<'_>) {
         visit_linear(&mut self.input, visitor);
         visit_linear(&mut self.output, visitor);
         self.attend.visit_slots(visitor);
     }
 
-    /// Multiply-adds a token of the projections.
-    pub fn multiply_adds_per_token(&self) -> usize {
+    fn multiply_adds_per_token(&self) -> usize {
         self.input.multiply_adds() + self.output.multiply_adds()
+    }
+}
+
+impl Layer<()> for FusedAttention {
+    fn forward(&self, step: &Step<'_>, (): &(), x: &Var, cache: Option<&mut Cache>) -> Result<Var> {
+        let [q, k, v] = self.split(step, &self.input.forward(step.pass, x)?)?;
+        let q = if self.score_factor == 1.0 { q } else { step.pass.tape.scale(&q, self.score_factor)? };
+        let attended = self.attend.forward(step, &q, k, v, cache)?;
+        Ok(self.output.forward(step.pass, &attended)?)
     }
 }

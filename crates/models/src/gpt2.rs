@@ -3,16 +3,15 @@
 
 use crate::attention::Attend;
 use crate::builder::Builder;
-use crate::cache::Cache;
-use crate::causal_lm::{CausalLm, Decoder, Layer, Step};
+use crate::causal_lm::{CausalLm, Decoder, Step};
 use crate::config::ModelConfig;
 use crate::error::Result;
 use crate::fused_attention::{FusedAttention, FusedLayout, FusedProjections};
+use crate::layer::Residual;
 use crate::mlp::{Mlp, MlpShape};
 use crate::model::Model;
-use crate::norm::Norm;
 use crate::positions::{Counting, LearnedPositions};
-use crate::slots::{PromptSlot, SlotMut, SublayerSlot, Visitor};
+use crate::slots::{PromptSlot, Visitor};
 use crate::weights::Weights;
 use peftbench_ops::Var;
 use peftbench_spec::Role;
@@ -60,17 +59,6 @@ struct Gpt2 {
     positions: LearnedPositions,
 }
 
-struct Block {
-    attention_norm: Norm,
-    attention: FusedAttention,
-    /// On the scores, besides 1 / √head_dim.
-    score_factor: f64,
-    attention_output: SublayerSlot,
-    mlp_norm: Norm,
-    mlp: Mlp,
-    mlp_output: SublayerSlot,
-}
-
 /// Builds a GPT-2.
 pub(crate) fn gpt2(config: &ModelConfig, weights: &dyn Weights) -> Result<Box<dyn Model>> {
     let names = [
@@ -85,8 +73,15 @@ pub(crate) fn gpt2(config: &ModelConfig, weights: &dyn Weights) -> Result<Box<dy
     }
     let (vocab, hidden, layers, eps) = (parsed.vocab_size, parsed.n_embd, parsed.n_layer, parsed.layer_norm_epsilon);
     let heads = config.heads(hidden, parsed.n_head, None, None)?;
-    let projections =
-        FusedProjections { input: "c_attn", output: "c_proj", layout: FusedLayout::Blocks, transposed: true, residual_terms: 2 * layers };
+    let unscaled = if parsed.scale_attn_weights { 1.0 } else { (heads.dim as f64).sqrt() };
+    let projections = FusedProjections {
+        input: "c_attn",
+        output: "c_proj",
+        layout: FusedLayout::Blocks,
+        transposed: true,
+        score_factor: unscaled,
+        residual_terms: 2 * layers,
+    };
     let shape = MlpShape {
         up: "c_fc",
         down: "c_proj",
@@ -100,17 +95,15 @@ pub(crate) fn gpt2(config: &ModelConfig, weights: &dyn Weights) -> Result<Box<dy
     let builder = Builder::new(weights);
     let block = |layer| {
         let builder = builder.layer(&format!("transformer.h.{layer}"), layer);
-        let attention = builder.within("attn");
-        let unscaled = if parsed.scale_attn_weights { 1.0 } else { (heads.dim as f64).sqrt() };
-        Ok(Block {
-            attention_norm: builder.layer_norm("ln_1", hidden, eps)?,
-            attention: FusedAttention::new(&attention, Attend::new(&attention, layer, heads), projections)?,
-            score_factor: if parsed.scale_attn_by_inverse_layer_idx { unscaled / (layer + 1) as f64 } else { unscaled },
-            attention_output: SublayerSlot::new(builder.info("attn", Role::OProj)),
-            mlp_norm: builder.layer_norm("ln_2", hidden, eps)?,
-            mlp: Mlp::new(&builder.within("mlp"), shape)?,
-            mlp_output: SublayerSlot::new(builder.info("mlp", Role::DownProj)),
-        })
+        let norm = |name| builder.layer_norm(name, hidden, eps);
+        let score_factor = if parsed.scale_attn_by_inverse_layer_idx { unscaled / (layer + 1) as f64 } else { unscaled };
+        let attn = builder.within("attn");
+        let projections = FusedProjections { score_factor, ..projections };
+        let attention = FusedAttention::new(&attn, Attend::new(&attn, layer, heads), projections)?;
+        Ok((
+            Residual::new(&builder, "attn", Role::OProj, norm("ln_1")?, attention),
+            Residual::new(&builder, "mlp", Role::DownProj, norm("ln_2")?, Mlp::new(&builder.within("mlp"), shape)?),
+        ))
     };
     Ok(Box::new(CausalLm {
         decoder: Gpt2 { positions: LearnedPositions::new(&builder, "transformer.wpe", parsed.n_positions, hidden, Counting::Index)? },
@@ -122,35 +115,7 @@ pub(crate) fn gpt2(config: &ModelConfig, weights: &dyn Weights) -> Result<Box<dy
     }))
 }
 
-impl Layer for Block {
-    type Shared = ();
-
-    fn forward(&self, step: &Step<'_>, (): &(), x: &Var, cache: Option<&mut Cache>) -> Result<Var> {
-        let (pass, tape) = (step.pass, step.pass.tape);
-        let normed = self.attention_norm.forward(pass, x)?;
-        let attended = self.attention.forward(step, &normed, self.score_factor, cache)?;
-        let x = tape.add(x, &self.attention_output.forward(pass, &normed, attended)?)?;
-        let normed = self.mlp_norm.forward(pass, &x)?;
-        let output = self.mlp.forward(pass, &normed)?;
-        Ok(tape.add(&x, &self.mlp_output.forward(pass, &normed, output)?)?)
-    }
-
-    fn visit_slots(&mut self, visitor: &mut Visitor<'_>) {
-        self.attention_norm.visit_slots(visitor);
-        self.attention.visit_slots(visitor);
-        visitor(SlotMut::Sublayer(&mut self.attention_output));
-        self.mlp_norm.visit_slots(visitor);
-        self.mlp.visit_slots(visitor);
-        visitor(SlotMut::Sublayer(&mut self.mlp_output));
-    }
-
-    fn multiply_adds_per_token(&self) -> usize {
-        self.attention.multiply_adds_per_token() + self.mlp.multiply_adds_per_token()
-    }
-}
-
 impl Decoder for Gpt2 {
-    type Layer = Block;
     type Shared = ();
 
     fn arch(&self) -> &'static str {

@@ -4,9 +4,10 @@
 use crate::attention::{Projections, SelfAttention};
 use crate::builder::{Builder, LinearSpec};
 use crate::cache::Cache;
-use crate::causal_lm::{CausalLm, Decoder, Layer, Step};
+use crate::causal_lm::{CausalLm, Decoder, Step};
 use crate::config::ModelConfig;
 use crate::error::Result;
+use crate::layer::{Layer, Part};
 use crate::mlp::{Mlp, MlpShape};
 use crate::model::Model;
 use crate::norm::Norm;
@@ -112,19 +113,7 @@ pub(crate) fn gptj(config: &ModelConfig, weights: &dyn Weights) -> Result<Box<dy
     }))
 }
 
-impl Layer for Block {
-    type Shared = RotaryTables;
-
-    fn forward(&self, step: &Step<'_>, rotary: &RotaryTables, x: &Var, cache: Option<&mut Cache>) -> Result<Var> {
-        let (pass, tape) = (step.pass, step.pass.tape);
-        let normed = self.norm.forward(pass, x)?;
-        let attended = self.attention.forward(step, &normed, Some(rotary), cache)?;
-        let attended = self.attention_output.forward(pass, &normed, attended)?;
-        let output = self.mlp.forward(pass, &normed)?;
-        let output = self.mlp_output.forward(pass, &normed, output)?;
-        Ok(tape.add(&tape.add(&attended, &output)?, x)?)
-    }
-
+impl Part for Block {
     fn visit_slots(&mut self, visitor: &mut Visitor<'_>) {
         self.norm.visit_slots(visitor);
         self.attention.visit_slots(visitor);
@@ -138,8 +127,19 @@ impl Layer for Block {
     }
 }
 
+impl Layer<RotaryTables> for Block {
+    fn forward(&self, step: &Step<'_>, rotary: &RotaryTables, x: &Var, cache: Option<&mut Cache>) -> Result<Var> {
+        let (pass, tape) = (step.pass, step.pass.tape);
+        let normed = self.norm.forward(pass, x)?;
+        let attended = self.attention.forward(step, rotary, &normed, cache)?;
+        let attended = self.attention_output.forward(pass, &normed, attended)?;
+        let output = self.mlp.forward(step, rotary, &normed, None)?;
+        let output = self.mlp_output.forward(pass, &normed, output)?;
+        Ok(tape.add(&tape.add(&attended, &output)?, x)?)
+    }
+}
+
 impl Decoder for Gptj {
-    type Layer = Block;
     type Shared = RotaryTables;
 
     fn arch(&self) -> &'static str {

@@ -3,18 +3,16 @@
 
 use crate::attention::{Projections, SelfAttention};
 use crate::builder::Builder;
-use crate::cache::Cache;
-use crate::causal_lm::{CausalLm, Decoder, Layer, Step};
+use crate::causal_lm::{CausalLm, Plain};
 use crate::config::ModelConfig;
 use crate::error::Result;
 use crate::experts::{Experts, ExpertsShape};
+use crate::layer::{Layer, Residual};
 use crate::mixer::{Mixer, MixerShape, SelectiveNorms};
 use crate::mlp::GatedMlp;
 use crate::model::Model;
-use crate::norm::Norm;
-use crate::slots::{PromptSlot, SlotMut, SublayerSlot, Visitor};
+use crate::slots::PromptSlot;
 use crate::weights::Weights;
-use peftbench_ops::Var;
 use peftbench_ops::attention::Heads;
 use peftbench_spec::Role;
 use serde::Deserialize;
@@ -105,28 +103,6 @@ impl JambaConfig {
     }
 }
 
-/// What the frame lacks: nothing.
-struct Jamba;
-
-struct Block {
-    input_norm: Norm,
-    mixer: SequenceMixer,
-    mixer_output: SublayerSlot,
-    feed_forward_norm: Norm,
-    feed_forward: FeedForward,
-    feed_forward_output: SublayerSlot,
-}
-
-enum SequenceMixer {
-    Attention(Box<SelfAttention>),
-    Mamba(Box<Mixer>),
-}
-
-enum FeedForward {
-    Mlp(Box<GatedMlp>),
-    Experts(Box<Experts>),
-}
-
 /// Builds a Jamba.
 pub(crate) fn jamba(config: &ModelConfig, weights: &dyn Weights) -> Result<Box<dyn Model>> {
     let parsed: JambaConfig = config.parse()?;
@@ -144,9 +120,12 @@ pub(crate) fn jamba(config: &ModelConfig, weights: &dyn Weights) -> Result<Box<d
         residual_terms: parsed.residual_terms(),
     };
     let builder = Builder::new(weights);
-    let block = |layer| Block::new(&parsed, heads, shape, &builder.layer(&format!("model.layers.{layer}"), layer), layer);
+    let block = |layer| {
+        let builder = builder.layer(&format!("model.layers.{layer}"), layer);
+        Ok((sequence_mixer(&parsed, heads, shape, &builder, layer)?, feed_forward(&parsed, &builder, layer)?))
+    };
     Ok(Box::new(CausalLm {
-        decoder: Jamba,
+        decoder: Plain { arch: "jamba" },
         embeddings: builder.embedding("model.embed_tokens", vocab, hidden)?,
         prompt: PromptSlot::new(builder.info("prompt", Role::Prompt), hidden),
         layers: (0..parsed.num_hidden_layers).map(block).collect::<Result<_>>()?,
@@ -155,105 +134,43 @@ pub(crate) fn jamba(config: &ModelConfig, weights: &dyn Weights) -> Result<Box<d
     }))
 }
 
-impl Block {
-    fn new(config: &JambaConfig, heads: Heads, shape: MixerShape, builder: &Builder<'_>, layer: usize) -> Result<Self> {
-        let (hidden, eps) = (config.hidden_size, config.rms_norm_eps);
-        let (name, role) = if config.attends(layer) { ("self_attn", Role::OProj) } else { ("mamba", Role::OutProj) };
-        Ok(Self {
-            input_norm: builder.rms_norm("input_layernorm", hidden, eps)?,
-            mixer: SequenceMixer::new(config, heads, shape, &builder.within(name), layer)?,
-            mixer_output: SublayerSlot::new(builder.info(name, role)),
-            feed_forward_norm: builder.rms_norm("pre_ff_layernorm", hidden, eps)?,
-            feed_forward: FeedForward::new(config, &builder.within("feed_forward"), layer)?,
-            feed_forward_output: SublayerSlot::new(builder.info("feed_forward", Role::DownProj)),
-        })
+/// The part of a layer that mixes positions.
+fn sequence_mixer(
+    config: &JambaConfig,
+    heads: Heads,
+    shape: MixerShape,
+    builder: &Builder<'_>,
+    layer: usize,
+) -> Result<Residual<Box<dyn Layer<()>>>> {
+    let norm = |builder: &Builder<'_>, name, width| builder.rms_norm(name, width, config.rms_norm_eps);
+    let input_norm = norm(builder, "input_layernorm", config.hidden_size)?;
+    if config.attends(layer) {
+        let residual_terms = config.residual_terms();
+        let projections = Projections { qkv_bias: false, output_bias: false, output: "o_proj", residual_terms };
+        let attention = SelfAttention::new(&builder.within("self_attn"), layer, config.hidden_size, heads, projections)?;
+        return Ok(Residual::new(builder, "self_attn", Role::OProj, input_norm, Box::new(attention)));
     }
+    let mamba = builder.within("mamba");
+    let norms = SelectiveNorms {
+        dt: norm(&mamba, "dt_layernorm", shape.rank)?,
+        b: norm(&mamba, "b_layernorm", shape.state)?,
+        c: norm(&mamba, "c_layernorm", shape.state)?,
+    };
+    let mixer = Mixer::new(&mamba, layer, shape, Some(norms))?;
+    Ok(Residual::new(builder, "mamba", Role::OutProj, input_norm, Box::new(mixer)))
 }
 
-impl SequenceMixer {
-    fn new(config: &JambaConfig, heads: Heads, shape: MixerShape, builder: &Builder<'_>, layer: usize) -> Result<Self> {
-        if config.attends(layer) {
-            let residual_terms = config.residual_terms();
-            let projections = Projections { qkv_bias: false, output_bias: false, output: "o_proj", residual_terms };
-            return Ok(Self::Attention(Box::new(SelfAttention::new(builder, layer, config.hidden_size, heads, projections)?)));
+/// The part of a layer that computes each position by itself.
+fn feed_forward(config: &JambaConfig, builder: &Builder<'_>, layer: usize) -> Result<Residual<Box<dyn Layer<()>>>> {
+    let (hidden, inner, residual_terms) = (config.hidden_size, config.intermediate_size, config.residual_terms());
+    let names = builder.within("feed_forward");
+    let inner: Box<dyn Layer<()>> = match config.mixes_experts(layer) {
+        false => Box::new(GatedMlp::new(&names, hidden, inner, false, residual_terms)?),
+        true => {
+            let (experts, active) = (config.num_experts, config.num_experts_per_tok);
+            Box::new(Experts::new(&names, ExpertsShape { hidden, inner, experts, active, residual_terms })?)
         }
-        let norm = |name, width| builder.rms_norm(name, width, config.rms_norm_eps);
-        let norms = SelectiveNorms {
-            dt: norm("dt_layernorm", shape.rank)?,
-            b: norm("b_layernorm", shape.state)?,
-            c: norm("c_layernorm", shape.state)?,
-        };
-        Ok(Self::Mamba(Box::new(Mixer::new(builder, layer, shape, Some(norms))?)))
-    }
-}
-
-impl FeedForward {
-    fn new(config: &JambaConfig, builder: &Builder<'_>, layer: usize) -> Result<Self> {
-        let (hidden, inner, residual_terms) = (config.hidden_size, config.intermediate_size, config.residual_terms());
-        if !config.mixes_experts(layer) {
-            return Ok(Self::Mlp(Box::new(GatedMlp::new(builder, hidden, inner, false, residual_terms)?)));
-        }
-        let (experts, active) = (config.num_experts, config.num_experts_per_tok);
-        Ok(Self::Experts(Box::new(Experts::new(builder, ExpertsShape { hidden, inner, experts, active, residual_terms })?)))
-    }
-}
-
-impl Layer for Block {
-    type Shared = ();
-
-    fn forward(&self, step: &Step<'_>, (): &(), x: &Var, cache: Option<&mut Cache>) -> Result<Var> {
-        let (pass, tape) = (step.pass, step.pass.tape);
-        let normed = self.input_norm.forward(pass, x)?;
-        let mixed = match &self.mixer {
-            SequenceMixer::Attention(attention) => attention.forward(step, &normed, None, cache)?,
-            SequenceMixer::Mamba(mamba) => mamba.forward(step, &normed, cache)?,
-        };
-        let x = tape.add(x, &self.mixer_output.forward(pass, &normed, mixed)?)?;
-        let normed = self.feed_forward_norm.forward(pass, &x)?;
-        let output = match &self.feed_forward {
-            FeedForward::Mlp(mlp) => mlp.forward(pass, &normed)?,
-            FeedForward::Experts(experts) => experts.forward(pass, &normed)?,
-        };
-        Ok(tape.add(&x, &self.feed_forward_output.forward(pass, &normed, output)?)?)
-    }
-
-    fn visit_slots(&mut self, visitor: &mut Visitor<'_>) {
-        self.input_norm.visit_slots(visitor);
-        match &mut self.mixer {
-            SequenceMixer::Attention(attention) => attention.visit_slots(visitor),
-            SequenceMixer::Mamba(mamba) => mamba.visit_slots(visitor),
-        }
-        visitor(SlotMut::Sublayer(&mut self.mixer_output));
-        self.feed_forward_norm.visit_slots(visitor);
-        match &mut self.feed_forward {
-            FeedForward::Mlp(mlp) => mlp.visit_slots(visitor),
-            FeedForward::Experts(experts) => experts.visit_slots(visitor),
-        }
-        visitor(SlotMut::Sublayer(&mut self.feed_forward_output));
-    }
-
-    fn multiply_adds_per_token(&self) -> usize {
-        let mixer = match &self.mixer {
-            SequenceMixer::Attention(attention) => attention.multiply_adds_per_token(),
-            SequenceMixer::Mamba(mamba) => mamba.multiply_adds_per_token(),
-        };
-        mixer
-            + match &self.feed_forward {
-                FeedForward::Mlp(mlp) => mlp.multiply_adds_per_token(),
-                FeedForward::Experts(experts) => experts.multiply_adds_per_token(),
-            }
-    }
-}
-
-impl Decoder for Jamba {
-    type Layer = Block;
-    type Shared = ();
-
-    fn arch(&self) -> &'static str {
-        "jamba"
-    }
-
-    fn shared(&self, _step: &Step<'_>) -> Result<()> {
-        Ok(())
-    }
+    };
+    let norm = builder.rms_norm("pre_ff_layernorm", hidden, config.rms_norm_eps)?;
+    Ok(Residual::new(builder, "feed_forward", Role::DownProj, norm, inner))
 }

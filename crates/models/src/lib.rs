@@ -26,6 +26,7 @@ pub mod gguf;
 mod gpt2;
 mod gptj;
 mod jamba;
+mod layer;
 pub mod listing;
 mod llama;
 mod mamba;

@@ -3,18 +3,15 @@
 
 use crate::attention::{Projections, SelfAttention};
 use crate::builder::Builder;
-use crate::cache::Cache;
-use crate::causal_lm::{CausalLm, Decoder, Layer, Step};
+use crate::causal_lm::{CausalLm, Decoder, Step};
 use crate::config::ModelConfig;
 use crate::error::Result;
+use crate::layer::Residual;
 use crate::mlp::GatedMlp;
 use crate::model::Model;
-use crate::norm::Norm;
 use crate::rotary::Rotary;
-use crate::slots::{PromptSlot, SlotMut, SublayerSlot, Visitor};
+use crate::slots::PromptSlot;
 use crate::weights::Weights;
-use peftbench_ops::Var;
-use peftbench_ops::attention::Heads;
 use peftbench_ops::rotary::RotaryTables;
 use peftbench_spec::Role;
 use serde::Deserialize;
@@ -56,15 +53,6 @@ struct Llama {
     rotary: Rotary,
 }
 
-struct Block {
-    input_norm: Norm,
-    attention: SelfAttention,
-    attention_output: SublayerSlot,
-    post_norm: Norm,
-    mlp: GatedMlp,
-    mlp_output: SublayerSlot,
-}
-
 /// Builds a LLaMA.
 pub(crate) fn llama(config: &ModelConfig, weights: &dyn Weights) -> Result<Box<dyn Model>> {
     let parsed: LlamaConfig = config.parse()?;
@@ -95,7 +83,16 @@ fn build(
     let rotary = Rotary::scaled(theta, heads.dim, scaling).map_err(|problem| config.unsupported(problem))?;
     let builder = Builder::new(weights);
     let projections = Projections { qkv_bias, output_bias, output: "o_proj", residual_terms: 2 * layers };
-    let block = |layer| Block::new(parsed, heads, projections, &builder.layer(&format!("model.layers.{layer}"), layer), layer);
+    let block = |layer| {
+        let builder = builder.layer(&format!("model.layers.{layer}"), layer);
+        let norm = |name| builder.rms_norm(name, hidden, parsed.rms_norm_eps);
+        let attention = SelfAttention::new(&builder.within("self_attn"), layer, hidden, heads, projections)?;
+        let mlp = GatedMlp::new(&builder.within("mlp"), hidden, parsed.intermediate_size, parsed.mlp_bias, 2 * layers)?;
+        Ok((
+            Residual::new(&builder, "self_attn", Role::OProj, norm("input_layernorm")?, attention),
+            Residual::new(&builder, "mlp", Role::DownProj, norm("post_attention_layernorm")?, mlp),
+        ))
+    };
     Ok(Box::new(CausalLm {
         decoder: Llama { arch, rotary },
         embeddings: builder.embedding("model.embed_tokens", vocab, hidden)?,
@@ -106,50 +103,7 @@ fn build(
     }))
 }
 
-impl Block {
-    fn new(config: &LlamaConfig, heads: Heads, projections: Projections<'_>, builder: &Builder<'_>, layer: usize) -> Result<Self> {
-        let (hidden, eps) = (config.hidden_size, config.rms_norm_eps);
-        let (inner, terms) = (config.intermediate_size, projections.residual_terms);
-        Ok(Self {
-            input_norm: builder.rms_norm("input_layernorm", hidden, eps)?,
-            attention: SelfAttention::new(&builder.within("self_attn"), layer, hidden, heads, projections)?,
-            attention_output: SublayerSlot::new(builder.info("self_attn", Role::OProj)),
-            post_norm: builder.rms_norm("post_attention_layernorm", hidden, eps)?,
-            mlp: GatedMlp::new(&builder.within("mlp"), hidden, inner, config.mlp_bias, terms)?,
-            mlp_output: SublayerSlot::new(builder.info("mlp", Role::DownProj)),
-        })
-    }
-}
-
-impl Layer for Block {
-    type Shared = RotaryTables;
-
-    fn forward(&self, step: &Step<'_>, rotary: &RotaryTables, x: &Var, cache: Option<&mut Cache>) -> Result<Var> {
-        let (pass, tape) = (step.pass, step.pass.tape);
-        let normed = self.input_norm.forward(pass, x)?;
-        let attended = self.attention.forward(step, &normed, Some(rotary), cache)?;
-        let x = tape.add(x, &self.attention_output.forward(pass, &normed, attended)?)?;
-        let normed = self.post_norm.forward(pass, &x)?;
-        let output = self.mlp.forward(pass, &normed)?;
-        Ok(tape.add(&x, &self.mlp_output.forward(pass, &normed, output)?)?)
-    }
-
-    fn visit_slots(&mut self, visitor: &mut Visitor<'_>) {
-        self.input_norm.visit_slots(visitor);
-        self.attention.visit_slots(visitor);
-        visitor(SlotMut::Sublayer(&mut self.attention_output));
-        self.post_norm.visit_slots(visitor);
-        self.mlp.visit_slots(visitor);
-        visitor(SlotMut::Sublayer(&mut self.mlp_output));
-    }
-
-    fn multiply_adds_per_token(&self) -> usize {
-        self.attention.multiply_adds_per_token() + self.mlp.multiply_adds_per_token()
-    }
-}
-
 impl Decoder for Llama {
-    type Layer = Block;
     type Shared = RotaryTables;
 
     fn arch(&self) -> &'static str {

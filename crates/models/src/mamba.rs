@@ -2,16 +2,15 @@
 //! and `FalconMambaForCausalLM` compute them.
 
 use crate::builder::Builder;
-use crate::cache::Cache;
-use crate::causal_lm::{CausalLm, Decoder, Layer, Step};
+use crate::causal_lm::{CausalLm, Plain};
 use crate::config::ModelConfig;
 use crate::error::Result;
+use crate::layer::Residual;
 use crate::mixer::{Mixer, MixerShape, SelectiveNorms};
 use crate::model::Model;
 use crate::norm::Norm;
-use crate::slots::{PromptSlot, SlotMut, SublayerSlot, Visitor};
+use crate::slots::PromptSlot;
 use crate::weights::Weights;
-use peftbench_ops::Var;
 use peftbench_spec::Role;
 use serde::Deserialize;
 use serde_json::Value;
@@ -64,17 +63,6 @@ mod defaults {
     }
 }
 
-/// What the frame lacks: nothing.
-struct Mamba {
-    arch: &'static str,
-}
-
-struct Block {
-    norm: Norm,
-    mixer: Mixer,
-    sublayer: SublayerSlot,
-}
-
 /// Builds a Mamba-1.
 pub(crate) fn mamba(config: &ModelConfig, weights: &dyn Weights) -> Result<Box<dyn Model>> {
     build("mamba", config, &config.parse()?, weights)
@@ -104,52 +92,16 @@ fn build(arch: &'static str, config: &ModelConfig, parsed: &MambaConfig, weights
     let builder = Builder::new(weights);
     let block = |layer| {
         let builder = builder.layer(&format!("backbone.layers.{layer}"), layer);
-        Ok(Block {
-            norm: builder.rms_norm("norm", hidden, parsed.layer_norm_epsilon)?,
-            mixer: Mixer::new(&builder.within("mixer"), layer, shape, norms())?,
-            sublayer: SublayerSlot::new(builder.info("mixer", Role::OutProj)),
-        })
+        let norm = builder.rms_norm("norm", hidden, parsed.layer_norm_epsilon)?;
+        let mixer = Mixer::new(&builder.within("mixer"), layer, shape, norms())?;
+        Ok(Residual::new(&builder, "mixer", Role::OutProj, norm, mixer))
     };
     Ok(Box::new(CausalLm {
-        decoder: Mamba { arch },
+        decoder: Plain { arch },
         embeddings: builder.embedding("backbone.embeddings", vocab, hidden)?,
         prompt: PromptSlot::new(builder.info("prompt", Role::Prompt), hidden),
         layers: (0..layers).map(block).collect::<Result<_>>()?,
         norm: builder.rms_norm("backbone.norm_f", hidden, parsed.layer_norm_epsilon)?,
         head: builder.head(parsed.tie_word_embeddings, vocab, hidden)?,
     }))
-}
-
-impl Layer for Block {
-    type Shared = ();
-
-    fn forward(&self, step: &Step<'_>, (): &(), x: &Var, cache: Option<&mut Cache>) -> Result<Var> {
-        let normed = self.norm.forward(step.pass, x)?;
-        let mixed = self.mixer.forward(step, &normed, cache)?;
-        let mixed = self.sublayer.forward(step.pass, &normed, mixed)?;
-        Ok(step.pass.tape.add(x, &mixed)?)
-    }
-
-    fn visit_slots(&mut self, visitor: &mut Visitor<'_>) {
-        self.norm.visit_slots(visitor);
-        self.mixer.visit_slots(visitor);
-        visitor(SlotMut::Sublayer(&mut self.sublayer));
-    }
-
-    fn multiply_adds_per_token(&self) -> usize {
-        self.mixer.multiply_adds_per_token()
-    }
-}
-
-impl Decoder for Mamba {
-    type Layer = Block;
-    type Shared = ();
-
-    fn arch(&self) -> &'static str {
-        self.arch
-    }
-
-    fn shared(&self, _step: &Step<'_>) -> Result<()> {
-        Ok(())
-    }
 }

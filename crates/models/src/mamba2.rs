@@ -3,12 +3,13 @@
 
 use crate::builder::{Builder, LinearSpec};
 use crate::cache::Cache;
-use crate::causal_lm::{CausalLm, Decoder, Layer, Step};
+use crate::causal_lm::{CausalLm, Plain, Step};
 use crate::config::ModelConfig;
 use crate::error::Result;
+use crate::layer::{Layer, Part, Residual};
 use crate::model::Model;
 use crate::norm::Norm;
-use crate::slots::{LinearSlot, ParamSlot, PromptSlot, SlotMut, StateSlot, SublayerSlot, Visitor, visit_linear};
+use crate::slots::{LinearSlot, ParamSlot, PromptSlot, SlotMut, StateSlot, Visitor, visit_linear};
 use crate::ssm_state::SsmState;
 use crate::weights::{Init, Weights};
 use peftbench_ops::Var;
@@ -107,15 +108,6 @@ impl Shape {
     }
 }
 
-/// What the frame lacks: nothing.
-struct Mamba2;
-
-struct Block {
-    norm: Norm,
-    mixer: Mixer,
-    sublayer: SublayerSlot,
-}
-
 struct Mixer {
     shape: Shape,
     in_proj: LinearSlot,
@@ -137,14 +129,12 @@ pub(crate) fn mamba2(config: &ModelConfig, weights: &dyn Weights) -> Result<Box<
     let builder = Builder::new(weights);
     let block = |layer| {
         let builder = builder.layer(&format!("backbone.layers.{layer}"), layer);
-        Ok(Block {
-            norm: builder.rms_norm("norm", hidden, parsed.layer_norm_epsilon)?,
-            mixer: Mixer::new(&builder.within("mixer"), layer, &parsed, shape)?,
-            sublayer: SublayerSlot::new(builder.info("mixer", Role::OutProj)),
-        })
+        let norm = builder.rms_norm("norm", hidden, parsed.layer_norm_epsilon)?;
+        let mixer = Mixer::new(&builder.within("mixer"), layer, &parsed, shape)?;
+        Ok(Residual::new(&builder, "mixer", Role::OutProj, norm, mixer))
     };
     Ok(Box::new(CausalLm {
-        decoder: Mamba2,
+        decoder: Plain { arch: "mamba2" },
         embeddings: builder.embedding("backbone.embeddings", vocab, hidden)?,
         prompt: PromptSlot::new(builder.info("prompt", Role::Prompt), hidden),
         layers: (0..layers).map(block).collect::<Result<_>>()?,
@@ -183,10 +173,35 @@ impl Mixer {
             shape,
         })
     }
+}
 
+impl Part for Mixer {
+    fn visit_slots(&mut self, visitor: &mut Visitor<'_>) {
+        visit_linear(&mut self.in_proj, visitor);
+        visitor(SlotMut::Param(&mut self.conv_weight));
+        if let Some(bias) = &mut self.conv_bias {
+            visitor(SlotMut::Param(bias));
+        }
+        for param in [&mut self.dt_bias, &mut self.a_log, &mut self.d] {
+            visitor(SlotMut::Param(param));
+        }
+        self.norm.visit_slots(visitor);
+        visit_linear(&mut self.out_proj, visitor);
+        visitor(SlotMut::State(&mut self.state.start));
+    }
+
+    fn multiply_adds_per_token(&self) -> usize {
+        let Shape { state, taps, .. } = self.shape;
+        // A step of the scan: decay the state, add to it, read it.
+        let scan = 3 * self.shape.inner() * state;
+        self.in_proj.multiply_adds() + self.out_proj.multiply_adds() + scan + taps * self.shape.conv()
+    }
+}
+
+impl Layer<()> for Mixer {
     /// x [batch, length, hidden], normed → [batch, length, hidden]. Padding is set to 0 before the input projection and behind the
     /// convolution, as Hugging Face does.
-    fn forward(&self, step: &Step<'_>, x: &Var, cache: Option<&mut Cache>) -> Result<Var> {
+    fn forward(&self, step: &Step<'_>, (): &(), x: &Var, cache: Option<&mut Cache>) -> Result<Var> {
         let (pass, tape) = (step.pass, step.pass.tape);
         let (inner, selective, conv) = (self.shape.inner(), self.shape.selective(), self.shape.conv());
         let projected = tape.split(&self.in_proj.forward(pass, &step.masked(x)?)?, 2, &[inner, conv, self.shape.heads])?;
@@ -213,60 +228,5 @@ impl Mixer {
         }
         let gated = self.norm.forward(pass, &tape.swiglu(z, &y)?)?;
         Ok(self.out_proj.forward(pass, &gated)?)
-    }
-
-    fn visit_slots(&mut self, visitor: &mut Visitor<'_>) {
-        visit_linear(&mut self.in_proj, visitor);
-        visitor(SlotMut::Param(&mut self.conv_weight));
-        if let Some(bias) = &mut self.conv_bias {
-            visitor(SlotMut::Param(bias));
-        }
-        for param in [&mut self.dt_bias, &mut self.a_log, &mut self.d] {
-            visitor(SlotMut::Param(param));
-        }
-        self.norm.visit_slots(visitor);
-        visit_linear(&mut self.out_proj, visitor);
-        visitor(SlotMut::State(&mut self.state.start));
-    }
-
-    fn multiply_adds_per_token(&self) -> usize {
-        let Shape { state, taps, .. } = self.shape;
-        // A step of the scan: decay the state, add to it, read it.
-        let scan = 3 * self.shape.inner() * state;
-        self.in_proj.multiply_adds() + self.out_proj.multiply_adds() + scan + taps * self.shape.conv()
-    }
-}
-
-impl Layer for Block {
-    type Shared = ();
-
-    fn forward(&self, step: &Step<'_>, (): &(), x: &Var, cache: Option<&mut Cache>) -> Result<Var> {
-        let normed = self.norm.forward(step.pass, x)?;
-        let mixed = self.mixer.forward(step, &normed, cache)?;
-        let mixed = self.sublayer.forward(step.pass, &normed, mixed)?;
-        Ok(step.pass.tape.add(x, &mixed)?)
-    }
-
-    fn visit_slots(&mut self, visitor: &mut Visitor<'_>) {
-        self.norm.visit_slots(visitor);
-        self.mixer.visit_slots(visitor);
-        visitor(SlotMut::Sublayer(&mut self.sublayer));
-    }
-
-    fn multiply_adds_per_token(&self) -> usize {
-        self.mixer.multiply_adds_per_token()
-    }
-}
-
-impl Decoder for Mamba2 {
-    type Layer = Block;
-    type Shared = ();
-
-    fn arch(&self) -> &'static str {
-        "mamba2"
-    }
-
-    fn shared(&self, _step: &Step<'_>) -> Result<()> {
-        Ok(())
     }
 }

@@ -4,6 +4,7 @@ use crate::builder::{Builder, LinearSpec};
 use crate::cache::Cache;
 use crate::causal_lm::Step;
 use crate::error::Result;
+use crate::layer::{Layer, Part};
 use crate::norm::Norm;
 use crate::slots::{LinearSlot, ParamSlot, SlotMut, StateExtensions, StateSlot, Visitor, visit_linear};
 use crate::ssm_state::SsmState;
@@ -88,9 +89,49 @@ impl Mixer {
         })
     }
 
+    /// u and z with the virtual inputs that a method has attached in front of a sequence's beginning, and how many they are. Their gate is
+    /// 0: what comes out there is dropped.
+    fn behind_virtual_inputs(&self, step: &Step<'_>, u: Var, z: Var, cache: Option<&Cache>) -> Result<(usize, Var, Var)> {
+        let begins = cache.and_then(|cache| cache.get(self.state.layer)).is_none();
+        let inputs = self.state.start.adapter().filter(|_| begins).map(|adapter| adapter.virtual_inputs(step.pass)).transpose()?.flatten();
+        let Some(inputs) = inputs else { return Ok((0, u, z)) };
+        let (tape, front) = (step.pass.tape, inputs.dims()[0]);
+        let dims = [u.dims()[0], front, self.shape.inner];
+        let gate = Var::constant(Tensor::zeros(&dims, z.value().dtype(), z.value().device())?);
+        Ok((front, tape.cat(&[&tape.broadcast_to(&inputs, &dims)?, &u], 1)?, tape.cat(&[&gate, &z], 1)?))
+    }
+}
+
+impl Part for Mixer {
+    fn visit_slots(&mut self, visitor: &mut Visitor<'_>) {
+        visit_linear(&mut self.in_proj, visitor);
+        visitor(SlotMut::Param(&mut self.conv_weight));
+        if let Some(bias) = &mut self.conv_bias {
+            visitor(SlotMut::Param(bias));
+        }
+        visit_linear(&mut self.x_proj, visitor);
+        if let Some(norms) = &mut self.norms {
+            [&mut norms.dt, &mut norms.b, &mut norms.c].into_iter().for_each(|norm| norm.visit_slots(visitor));
+        }
+        visit_linear(&mut self.dt_proj, visitor);
+        visitor(SlotMut::Param(&mut self.a_log));
+        visitor(SlotMut::Param(&mut self.d));
+        visit_linear(&mut self.out_proj, visitor);
+        visitor(SlotMut::State(&mut self.state.start));
+    }
+
+    fn multiply_adds_per_token(&self) -> usize {
+        let MixerShape { inner, state, taps, .. } = self.shape;
+        let linears = [&self.in_proj, &self.x_proj, &self.dt_proj, &self.out_proj];
+        // A step of the scan: discretise A and B·u, advance the state, read it.
+        linears.into_iter().map(LinearSlot::multiply_adds).sum::<usize>() + 5 * inner * state + taps * inner
+    }
+}
+
+impl Layer<()> for Mixer {
     /// x [batch, length, hidden], normed → [batch, length, hidden]. Padding is set to 0 before the input projection and behind the
     /// convolution, as Hugging Face does.
-    pub fn forward(&self, step: &Step<'_>, x: &Var, cache: Option<&mut Cache>) -> Result<Var> {
+    fn forward(&self, step: &Step<'_>, (): &(), x: &Var, cache: Option<&mut Cache>) -> Result<Var> {
         let (pass, tape) = (step.pass, step.pass.tape);
         let MixerShape { inner, state: states, rank, .. } = self.shape;
         let projected = self.in_proj.forward(pass, &step.masked(x)?)?;
@@ -127,43 +168,5 @@ impl Mixer {
             self.state.store(cache, &u, context.as_ref(), state)?;
         }
         Ok(self.out_proj.forward(pass, &y)?)
-    }
-
-    /// u and z with the virtual inputs that a method has attached in front of a sequence's beginning, and how many they are. Their gate is
-    /// 0: what comes out there is dropped.
-    fn behind_virtual_inputs(&self, step: &Step<'_>, u: Var, z: Var, cache: Option<&Cache>) -> Result<(usize, Var, Var)> {
-        let begins = cache.and_then(|cache| cache.get(self.state.layer)).is_none();
-        let inputs = self.state.start.adapter().filter(|_| begins).map(|adapter| adapter.virtual_inputs(step.pass)).transpose()?.flatten();
-        let Some(inputs) = inputs else { return Ok((0, u, z)) };
-        let (tape, front) = (step.pass.tape, inputs.dims()[0]);
-        let dims = [u.dims()[0], front, self.shape.inner];
-        let gate = Var::constant(Tensor::zeros(&dims, z.value().dtype(), z.value().device())?);
-        Ok((front, tape.cat(&[&tape.broadcast_to(&inputs, &dims)?, &u], 1)?, tape.cat(&[&gate, &z], 1)?))
-    }
-
-    /// Shows every slot.
-    pub fn visit_slots(&mut self, visitor: &mut Visitor<'_>) {
-        visit_linear(&mut self.in_proj, visitor);
-        visitor(SlotMut::Param(&mut self.conv_weight));
-        if let Some(bias) = &mut self.conv_bias {
-            visitor(SlotMut::Param(bias));
-        }
-        visit_linear(&mut self.x_proj, visitor);
-        if let Some(norms) = &mut self.norms {
-            [&mut norms.dt, &mut norms.b, &mut norms.c].into_iter().for_each(|norm| norm.visit_slots(visitor));
-        }
-        visit_linear(&mut self.dt_proj, visitor);
-        visitor(SlotMut::Param(&mut self.a_log));
-        visitor(SlotMut::Param(&mut self.d));
-        visit_linear(&mut self.out_proj, visitor);
-        visitor(SlotMut::State(&mut self.state.start));
-    }
-
-    /// Multiply-adds a token.
-    pub fn multiply_adds_per_token(&self) -> usize {
-        let MixerShape { inner, state, taps, .. } = self.shape;
-        let linears = [&self.in_proj, &self.x_proj, &self.dt_proj, &self.out_proj];
-        // A step of the scan: discretise A and B·u, advance the state, read it.
-        linears.into_iter().map(LinearSlot::multiply_adds).sum::<usize>() + 5 * inner * state + taps * inner
     }
 }

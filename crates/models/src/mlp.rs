@@ -1,7 +1,10 @@
 //! Feed-forward sub-layers.
 
 use crate::builder::{Builder, LinearSpec};
+use crate::cache::Cache;
+use crate::causal_lm::Step;
 use crate::error::Result;
+use crate::layer::{Layer, Part};
 use crate::pass::Pass;
 use crate::slots::{LinearSlot, Visitor, visit_linear};
 use peftbench_ops::Var;
@@ -28,21 +31,27 @@ impl GatedMlp {
     }
 
     /// x [batch, length, hidden] → the same shape.
-    pub fn forward(&self, pass: &Pass<'_>, x: &Var) -> Result<Var> {
+    pub fn apply(&self, pass: &Pass<'_>, x: &Var) -> Result<Var> {
         let gated = pass.tape.swiglu(&self.gate_proj.forward(pass, x)?, &self.up_proj.forward(pass, x)?)?;
         Ok(self.down_proj.forward(pass, &gated)?)
     }
+}
 
-    /// Shows every slot.
-    pub fn visit_slots(&mut self, visitor: &mut Visitor<'_>) {
+impl Part for GatedMlp {
+    fn visit_slots(&mut self, visitor: &mut Visitor<'_>) {
         for linear in [&mut self.gate_proj, &mut self.up_proj, &mut self.down_proj] {
             visit_linear(linear, visitor);
         }
     }
 
-    /// Multiply-adds a token.
-    pub fn multiply_adds_per_token(&self) -> usize {
+    fn multiply_adds_per_token(&self) -> usize {
         [&self.gate_proj, &self.up_proj, &self.down_proj].into_iter().map(LinearSlot::multiply_adds).sum()
+    }
+}
+
+impl<S> Layer<S> for GatedMlp {
+    fn forward(&self, step: &Step<'_>, _shared: &S, x: &Var, _cache: Option<&mut Cache>) -> Result<Var> {
+        self.apply(step.pass, x)
     }
 }
 
@@ -85,21 +94,22 @@ impl Mlp {
             activation: shape.activation,
         })
     }
+}
 
-    /// x [batch, length, hidden] → the same shape.
-    pub fn forward(&self, pass: &Pass<'_>, x: &Var) -> Result<Var> {
-        let inner = pass.tape.activation(&self.up.forward(pass, x)?, self.activation)?;
-        Ok(self.down.forward(pass, &inner)?)
-    }
-
-    /// Shows every slot.
-    pub fn visit_slots(&mut self, visitor: &mut Visitor<'_>) {
+impl Part for Mlp {
+    fn visit_slots(&mut self, visitor: &mut Visitor<'_>) {
         visit_linear(&mut self.up, visitor);
         visit_linear(&mut self.down, visitor);
     }
 
-    /// Multiply-adds a token.
-    pub fn multiply_adds_per_token(&self) -> usize {
+    fn multiply_adds_per_token(&self) -> usize {
         self.up.multiply_adds() + self.down.multiply_adds()
+    }
+}
+
+impl<S> Layer<S> for Mlp {
+    fn forward(&self, step: &Step<'_>, _shared: &S, x: &Var, _cache: Option<&mut Cache>) -> Result<Var> {
+        let inner = step.pass.tape.activation(&self.up.forward(step.pass, x)?, self.activation)?;
+        Ok(self.down.forward(step.pass, &inner)?)
     }
 }

@@ -3,16 +3,16 @@
 
 use crate::attention::{Projections, SelfAttention};
 use crate::builder::{Builder, LinearSpec};
-use crate::cache::Cache;
-use crate::causal_lm::{CausalLm, Decoder, Layer, Step};
+use crate::causal_lm::{CausalLm, Decoder, Step};
 use crate::config::ModelConfig;
 use crate::error::Result;
+use crate::layer::{Form, Residual};
 use crate::mlp::{Mlp, MlpShape};
 use crate::model::Model;
 use crate::norm::Norm;
 use crate::pass::Pass;
 use crate::positions::{Counting, LearnedPositions};
-use crate::slots::{LinearSlot, PromptSlot, SlotMut, SublayerSlot, Visitor, visit_linear};
+use crate::slots::{LinearSlot, PromptSlot, Visitor, visit_linear};
 use crate::weights::Weights;
 use peftbench_ops::Var;
 use peftbench_spec::Role;
@@ -79,16 +79,6 @@ struct Opt {
     project_out: Option<LinearSlot>,
 }
 
-struct Block {
-    attention_norm: Norm,
-    attention: SelfAttention,
-    attention_output: SublayerSlot,
-    mlp_norm: Norm,
-    mlp: Mlp,
-    mlp_output: SublayerSlot,
-    norm_before: bool,
-}
-
 /// Builds an OPT.
 pub(crate) fn opt(config: &ModelConfig, weights: &dyn Weights) -> Result<Box<dyn Model>> {
     let parsed: OptConfig = config.parse()?;
@@ -98,6 +88,29 @@ pub(crate) fn opt(config: &ModelConfig, weights: &dyn Weights) -> Result<Box<dyn
     let builder = all.within("model.decoder");
     let project =
         |name, role, out, input| (embedded != hidden).then(|| builder.linear(name, role, LinearSpec::new(out, input))).transpose();
+    let (bias, residual_terms) = (parsed.enable_bias, 2 * layers);
+    let heads = config.heads(hidden, parsed.num_attention_heads, None, None)?;
+    let projections = Projections { qkv_bias: bias, output_bias: bias, output: "out_proj", residual_terms };
+    let shape = MlpShape {
+        up: "fc1",
+        down: "fc2",
+        hidden,
+        inner: parsed.ffn_dim,
+        activation: config.activation(&parsed.activation_function)?,
+        bias,
+        transposed: false,
+        residual_terms,
+    };
+    let form = if parsed.do_layer_norm_before { Form::Before } else { Form::Behind };
+    let block = |layer| {
+        let builder = builder.layer(&format!("layers.{layer}"), layer);
+        let attention = SelfAttention::new(&builder.within("self_attn"), layer, hidden, heads, projections)?;
+        let (attention_norm, mlp_norm) = (parsed.norm(&builder, "self_attn_layer_norm")?, parsed.norm(&builder, "final_layer_norm")?);
+        Ok((
+            Residual::new(&builder, "self_attn", Role::OProj, attention_norm, attention).form(form),
+            Residual::new(&builder, "mlp", Role::DownProj, mlp_norm, Mlp::new(&builder, shape)?).form(form),
+        ))
+    };
     let last_norm = parsed.do_layer_norm_before && !parsed.remove_final_layer_norm;
     Ok(Box::new(CausalLm {
         decoder: Opt {
@@ -113,79 +126,13 @@ pub(crate) fn opt(config: &ModelConfig, weights: &dyn Weights) -> Result<Box<dyn
         },
         embeddings: builder.embedding("embed_tokens", vocab, embedded)?,
         prompt: PromptSlot::new(all.info("prompt", Role::Prompt), embedded),
-        layers: (0..layers).map(|layer| Block::new(config, &parsed, &builder, layer)).collect::<Result<_>>()?,
+        layers: (0..layers).map(block).collect::<Result<_>>()?,
         norm: if last_norm { parsed.norm(&builder, "final_layer_norm")? } else { Norm::Identity },
         head: all.head(parsed.tie_word_embeddings, vocab, embedded)?,
     }))
 }
 
-impl Block {
-    fn new(config: &ModelConfig, parsed: &OptConfig, decoder: &Builder<'_>, layer: usize) -> Result<Self> {
-        let builder = decoder.layer(&format!("layers.{layer}"), layer);
-        let (hidden, bias, terms) = (parsed.hidden_size, parsed.enable_bias, 2 * parsed.num_hidden_layers);
-        let heads = config.heads(hidden, parsed.num_attention_heads, None, None)?;
-        let projections = Projections { qkv_bias: bias, output_bias: bias, output: "out_proj", residual_terms: terms };
-        let shape = MlpShape {
-            up: "fc1",
-            down: "fc2",
-            hidden,
-            inner: parsed.ffn_dim,
-            activation: config.activation(&parsed.activation_function)?,
-            bias,
-            transposed: false,
-            residual_terms: terms,
-        };
-        Ok(Self {
-            attention_norm: parsed.norm(&builder, "self_attn_layer_norm")?,
-            attention: SelfAttention::new(&builder.within("self_attn"), layer, hidden, heads, projections)?,
-            attention_output: SublayerSlot::new(builder.info("self_attn", Role::OProj)),
-            mlp_norm: parsed.norm(&builder, "final_layer_norm")?,
-            mlp: Mlp::new(&builder, shape)?,
-            mlp_output: SublayerSlot::new(builder.info("mlp", Role::DownProj)),
-            norm_before: parsed.do_layer_norm_before,
-        })
-    }
-
-    /// x + sub-layer, with the sub-layer's norm in front of it or behind the sum.
-    fn residual(&self, pass: &Pass<'_>, norm: &Norm, x: &Var, sublayer: impl FnOnce(&Var) -> Result<Var>) -> Result<Var> {
-        if self.norm_before {
-            return Ok(pass.tape.add(x, &sublayer(&norm.forward(pass, x)?)?)?);
-        }
-        Ok(norm.forward(pass, &pass.tape.add(x, &sublayer(x)?)?)?)
-    }
-}
-
-impl Layer for Block {
-    type Shared = ();
-
-    fn forward(&self, step: &Step<'_>, (): &(), x: &Var, cache: Option<&mut Cache>) -> Result<Var> {
-        let pass = step.pass;
-        let x = self.residual(pass, &self.attention_norm, x, |x| {
-            let attended = self.attention.forward(step, x, None, cache)?;
-            Ok(self.attention_output.forward(pass, x, attended)?)
-        })?;
-        self.residual(pass, &self.mlp_norm, &x, |x| {
-            let output = self.mlp.forward(pass, x)?;
-            Ok(self.mlp_output.forward(pass, x, output)?)
-        })
-    }
-
-    fn visit_slots(&mut self, visitor: &mut Visitor<'_>) {
-        self.attention_norm.visit_slots(visitor);
-        self.attention.visit_slots(visitor);
-        visitor(SlotMut::Sublayer(&mut self.attention_output));
-        self.mlp_norm.visit_slots(visitor);
-        self.mlp.visit_slots(visitor);
-        visitor(SlotMut::Sublayer(&mut self.mlp_output));
-    }
-
-    fn multiply_adds_per_token(&self) -> usize {
-        self.attention.multiply_adds_per_token() + self.mlp.multiply_adds_per_token()
-    }
-}
-
 impl Decoder for Opt {
-    type Layer = Block;
     type Shared = ();
 
     fn arch(&self) -> &'static str {

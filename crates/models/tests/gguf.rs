@@ -211,7 +211,7 @@ fn what_is_not_supported_is_named() {
     refused(&with("general.architecture", Some(Value::String("mamba".to_owned()))), &["GGUF architecture `mamba`; supported: `llama`"]);
     refused(&with("general.alignment", Some(Value::U32(0))), &["`general.alignment` is Integer(0)"]);
     refused(&with("llama.block_count", None), &["the header has no `llama.block_count`"]);
-    refused(&with("llama.block_count", Some(Value::U32(3))), &["no tensor `model.layers.2.input_layernorm.weight`"]);
+    refused(&with("llama.block_count", Some(Value::U32(3))), &["no tensor `model.layers.2.self_attn.q_proj.weight`"]);
     refused(&with("llama.block_count", Some(Value::U32(1))), &["9 tensors that its config has no place for: `blk.1."]);
     refused(&with("llama.embedding_length", Some(Value::U32(128))), &["[64, 256]", "[64, 128]"]);
     refused(&with("llama.attention.head_count", Some(Value::String("4".to_owned()))), &["expected a number"]);
