@@ -1,14 +1,12 @@
 //! `owlore` and `surgical`: layers drawn or chosen by what the model's weights or gradients say.
 
+use super::drawn::{Drawn, Guide};
 use super::draws::Draws;
-use super::sampling::{largest, weighted};
 use super::share::Share;
 use super::{PolicyContext, PolicyOptions};
-use crate::error::Result;
-use crate::policy::{Activity, InactiveMoments, LayerPolicy, Probe, ProbeBatch, ProbeSource};
+use crate::policy::{InactiveMoments, LayerPolicy, ProbeSource};
 use peftbench_spec::SpecError;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 /// Options of `owlore`: outlier-weighed layer sampling (Li et al., 2024), with the defaults of its released code.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -58,19 +56,6 @@ impl Default for Surgical {
     }
 }
 
-/// What the scores of a step are taken from, and how layers follow from them.
-enum Guide {
-    Outliers { multiple: f64 },
-    Gradients { source: ProbeSource, size: usize },
-}
-
-struct Guided {
-    guide: Guide,
-    draws: Draws,
-    updated: usize,
-    inactive_moments: InactiveMoments,
-}
-
 impl PolicyOptions for Owlore {
     fn validate(&self) -> peftbench_spec::error::Result<()> {
         self.layers_updated.validate("layers_updated")?;
@@ -84,7 +69,7 @@ impl PolicyOptions for Owlore {
     }
 
     fn build(self, context: PolicyContext) -> peftbench_spec::error::Result<Box<dyn LayerPolicy>> {
-        Ok(Box::new(Guided {
+        Ok(Box::new(Drawn {
             guide: Guide::Outliers { multiple: self.outlier_multiple },
             updated: self.layers_updated.of(context.layers.len(), "layers_updated")?,
             draws: Draws::new(context, self.redraw_interval),
@@ -104,47 +89,12 @@ impl PolicyOptions for Surgical {
 
     fn build(self, context: PolicyContext) -> peftbench_spec::error::Result<Box<dyn LayerPolicy>> {
         let interval = if self.choice_interval == 0 { u64::MAX } else { self.choice_interval };
-        Ok(Box::new(Guided {
+        Ok(Box::new(Drawn {
             guide: Guide::Gradients { source: self.probe_source, size: self.probe_batch_size },
             updated: self.layers_updated.of(context.layers.len(), "layers_updated")?,
             draws: Draws::new(context, interval),
             inactive_moments: self.inactive_moments,
         }))
-    }
-}
-
-impl LayerPolicy for Guided {
-    fn begin_step(&mut self, step: u64, probe: &mut dyn Probe) -> Result<Activity> {
-        if !self.draws.due(step) {
-            let (active, decided) = self.draws.at(step, |_| Vec::new());
-            return Ok(Activity { active, decided, ..Activity::default() });
-        }
-        let count = self.updated;
-        let importance = match self.guide {
-            Guide::Outliers { multiple } => probe.outlier_ratios(multiple)?,
-            Guide::Gradients { source, size } => probe.relative_gradients(ProbeBatch { source, size, step })?,
-        };
-        let scores: Vec<f64> = self.draws.layers().iter().map(|&layer| importance[layer]).collect();
-        let (active, decided) = match self.guide {
-            // Layers without a single outlier come last, each as likely as another.
-            Guide::Outliers { .. } => {
-                self.draws.at(step, |stream| weighted(scores.iter().map(|score| score.max(f64::MIN_POSITIVE).ln()), count, stream))
-            }
-            Guide::Gradients { .. } => self.draws.at(step, |_| largest(&scores, count)),
-        };
-        Ok(Activity { active, decided, importance: Some(importance), probe_loss: None })
-    }
-
-    fn inactive_moments(&self) -> InactiveMoments {
-        self.inactive_moments
-    }
-
-    fn state(&self) -> Value {
-        self.draws.state()
-    }
-
-    fn restore(&mut self, state: &Value) -> Result<()> {
-        self.draws.restore(state)
     }
 }
 

@@ -1,5 +1,6 @@
 //! The table of layer policies.
 
+mod drawn;
 mod draws;
 pub mod fixed;
 pub mod guided;

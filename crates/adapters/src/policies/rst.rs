@@ -4,14 +4,13 @@
 //! few steps and trains everything outside the layers always; here, as everywhere, tensors outside the layers are not the policy's
 //! business and train whenever the targets select them.
 
+use super::drawn::{Drawn, Guide};
 use super::draws::Draws;
 use super::share::Share;
 use super::{PolicyContext, PolicyOptions};
-use crate::error::Result;
-use crate::policy::{Activity, InactiveMoments, LayerPolicy, Probe};
+use crate::policy::{InactiveMoments, LayerPolicy};
 use peftbench_spec::SpecError;
 use serde::{Deserialize, Serialize};
-use serde_json::Value;
 
 /// Options of `rst`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -49,13 +48,6 @@ impl Default for Lisa {
     }
 }
 
-/// Uniform draws.
-struct Uniform {
-    draws: Draws,
-    updated: usize,
-    inactive_moments: InactiveMoments,
-}
-
 impl PolicyOptions for Rst {
     fn validate(&self) -> peftbench_spec::error::Result<()> {
         self.layers_updated.validate("layers_updated")?;
@@ -67,7 +59,8 @@ impl PolicyOptions for Rst {
 
     fn build(self, context: PolicyContext) -> peftbench_spec::error::Result<Box<dyn LayerPolicy>> {
         let updated = self.layers_updated.of(context.layers.len(), "layers_updated")?;
-        Ok(Box::new(Uniform { draws: Draws::new(context, self.redraw_interval), updated, inactive_moments: self.inactive_moments }))
+        let draws = Draws::new(context, self.redraw_interval);
+        Ok(Box::new(Drawn { guide: Guide::Even, draws, updated, inactive_moments: self.inactive_moments }))
     }
 }
 
@@ -84,26 +77,6 @@ impl PolicyOptions for Lisa {
 impl Lisa {
     fn into_rst(self) -> Rst {
         Rst { layers_updated: self.layers_updated, redraw_interval: self.redraw_interval, inactive_moments: self.inactive_moments }
-    }
-}
-
-impl LayerPolicy for Uniform {
-    fn begin_step(&mut self, step: u64, _probe: &mut dyn Probe) -> Result<Activity> {
-        let (count, layers) = (self.updated, self.draws.layers().len());
-        let (active, decided) = self.draws.at(step, |stream| super::sampling::weighted(std::iter::repeat_n(0.0, layers), count, stream));
-        Ok(Activity { active, decided, ..Activity::default() })
-    }
-
-    fn inactive_moments(&self) -> InactiveMoments {
-        self.inactive_moments
-    }
-
-    fn state(&self) -> Value {
-        self.draws.state()
-    }
-
-    fn restore(&mut self, state: &Value) -> Result<()> {
-        self.draws.restore(state)
     }
 }
 

@@ -102,26 +102,17 @@ fn blocks(data: &Data, cells: &[&Cell]) -> Vec<Block<'static>> {
 }
 
 fn numbers(data: &Data, cells: &[&Cell]) -> CsvText {
-    let mut csv = CsvText::new(&[
-        "model",
-        "task",
-        "method",
-        "targets",
-        "layers",
-        "metric",
-        "mean",
-        "ci95_low",
-        "ci95_high",
-        "interval_kind",
-        "n_seeds",
-        "group_id",
-    ]);
+    let mut csv = CsvText::new(&METRIC_COLUMNS);
     let references = data.cells.iter().filter(|cell| cell.row.is_zero_shot());
     for cell in cells.iter().copied().chain(references) {
         csv.push(metric_fields(cell));
     }
     csv
 }
+
+/// Columns of [`metric_fields`].
+pub(super) const METRIC_COLUMNS: [&str; 12] =
+    ["model", "task", "method", "targets", "layers", "metric", "mean", "ci95_low", "ci95_high", "interval_kind", "n_seeds", "group_id"];
 
 /// Place, metric and interval of a cell.
 pub(super) fn metric_fields(cell: &Cell) -> Vec<String> {

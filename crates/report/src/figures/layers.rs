@@ -1,6 +1,6 @@
 //! The primary metric by layer subset and layer policy.
 
-use super::accuracy::metric_fields;
+use super::accuracy::{METRIC_COLUMNS, metric_fields};
 use super::dots::{Block, Column, Points, RowLabel, draw, plain};
 use super::{Drawing, Figure, Value, interval_note, metric_range, metric_title, targets_note};
 use crate::canvas::{Canvas, Key};
@@ -38,20 +38,7 @@ impl Figure for Layers {
             interval_note(cells.iter().map(|cell| &cell.row)),
             targets_note(cells.iter().copied())
         );
-        let mut csv = CsvText::new(&[
-            "model",
-            "task",
-            "method",
-            "targets",
-            "layers",
-            "metric",
-            "mean",
-            "ci95_low",
-            "ci95_high",
-            "interval_kind",
-            "n_seeds",
-            "group_id",
-        ]);
+        let mut csv = CsvText::new(&METRIC_COLUMNS);
         cells.iter().for_each(|cell| csv.push(metric_fields(cell)));
         Some(Drawing { scene: canvas.finish(&note), csv })
     }

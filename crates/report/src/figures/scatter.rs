@@ -44,22 +44,7 @@ pub(super) fn draw(data: &Data, title: &str, cost: &Cost<'_>) -> Option<(Scene, 
     }
     let mut canvas = Canvas::new(title, &data.subtitle(shown.iter().copied()));
     canvas.legend(&legend(data, &shown));
-    let mut csv = CsvText::new(&[
-        "model",
-        "task",
-        "method",
-        "targets",
-        "layers",
-        "metric",
-        "mean",
-        "ci95_low",
-        "ci95_high",
-        "interval_kind",
-        "n_seeds",
-        "group_id",
-        cost.column,
-        "on_pareto_front",
-    ]);
+    let mut csv = CsvText::new(&[&super::accuracy::METRIC_COLUMNS[..], &[cost.column, "on_pareto_front"]].concat());
     let panels: Vec<(&str, &str)> = panels(data, &shown);
     let across = panels.len().min(if panels.len() == 4 { 2 } else { 3 });
     let width = (WIDTH - 2.0 * MARGIN) / across as f64;
