@@ -117,6 +117,25 @@ fn methods_that_promise_it_start_as_the_base_model() {
     }
 }
 
+/// IST suppresses layers by a factor on what a method has added there. A virtual key of zeros still draws attention.
+#[test]
+fn what_is_added_to_a_layer_vanishes_with_a_factor_of_zero() {
+    for (method, name) in grid().into_iter().filter(|(m, _)| m.name != "prefix") {
+        let (model, attachment) = moved(&method, &name);
+        if attachment.params.is_empty() || !attachment.params.iter().all(|p| p.added && p.layer.is_some()) {
+            continue;
+        }
+        let zeros = vec![0.0; model.num_layers()];
+        let tape = Tape::inference();
+        let pass = Pass { adapter_scale: Some(&zeros), ..Pass::evaluation(&tape) };
+        let hidden = model.forward(&pass, &ids(), None).unwrap();
+        let suppressed = model.logits(&pass, &hidden).unwrap().value().clone();
+        let (plain, adapted) = (logits(&*base(&name)), logits(&*model));
+        let (off, moved) = (distance(&plain, &suppressed), distance(&plain, &adapted));
+        assert!(off <= 2e-5 && moved > 1e-3, "{} on {name}: {off} from the base with a factor of 0, {moved} with 1", method.name);
+    }
+}
+
 #[test]
 fn a_saved_adapter_is_read_back_bit_for_bit() {
     for (method, name) in grid().into_iter().filter(|(m, _)| m.name != "none") {

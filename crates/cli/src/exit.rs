@@ -8,7 +8,7 @@ use peftbench_spec::event::FailureKind;
 use peftbench_sweep::ids::IdError;
 use peftbench_sweep::{PlanError, StoreError};
 use std::error::Error;
-use std::process::ExitCode;
+use std::process::{ExitCode, ExitStatus};
 
 /// The exit codes, as `--help` shows them.
 pub const TABLE: &str = "\
@@ -50,6 +50,26 @@ pub enum Exit {
 }
 
 impl Exit {
+    /// All of them.
+    const ALL: [Self; 10] = [
+        Self::Done,
+        Self::Internal,
+        Self::Usage,
+        Self::BadSpec,
+        Self::NothingSelected,
+        Self::RunsFailed,
+        Self::Differs,
+        Self::MissingInput,
+        Self::StoreUnavailable,
+        Self::Interrupted,
+    ];
+
+    /// How a process of this program ended.
+    pub fn of_process(status: ExitStatus) -> Self {
+        let found = Self::ALL.into_iter().find(|exit| status.code() == Some(i32::from(exit.code())));
+        found.unwrap_or(Self::Internal)
+    }
+
     /// The number.
     pub fn code(self) -> u8 {
         match self {

@@ -58,3 +58,21 @@ fn a_sweep_that_trains_nothing_has_nothing_to_profile() {
     let ran = playground.expect(4, &["profile", "none.toml"]);
     assert!(ran.stderr.contains("no step to profile"), "{}", ran.stderr);
 }
+
+#[test]
+fn a_damaged_model_is_named_with_its_exit_code() {
+    let playground = Playground::new();
+    let bases = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../bases/tiny-llama");
+    let copy = playground.path("damaged");
+    std::fs::create_dir(&copy).unwrap();
+    for file in ["config.json", "tokenizer.json"] {
+        std::fs::copy(bases.join(file), copy.join(file)).unwrap();
+    }
+    let weights = std::fs::read(bases.join("model.safetensors")).unwrap();
+    std::fs::write(copy.join("model.safetensors"), &weights[..100_000]).unwrap();
+    let spec = "name = \"d\"\n[base]\nmodel = \"damaged\"\ntask = \"world/choice\"\nmethod = \"lora\"\n";
+    std::fs::write(playground.path("damaged.toml"), spec).unwrap();
+    let ran = playground.expect(7, &["profile", "damaged.toml", "--models", "."]);
+    assert!(ran.stderr.contains("damaged/model.safetensors is damaged"), "{}", ran.stderr);
+    assert_eq!(ran.stderr.matches("error").count(), 1, "{}", ran.stderr);
+}

@@ -241,7 +241,7 @@ impl<'a> Run<'a> {
             return Ok(Some(attachment));
         }
         let base_bytes = model.params().iter().map(|p| p.elem_count() as u64 * 4).sum();
-        let context = PolicyContext { num_layers: model.num_layers(), layers: attachment.layers(), seed: self.job.spec.seed };
+        let context = PolicyContext::new(model.num_layers(), &attachment, self.job.spec.seed);
         let policy = policies::build(&self.job.spec.policy, context)?;
         let (train, valid) = (std::mem::take(&mut self.train), std::mem::take(&mut self.valid_answers));
         let weights = matrices(model);

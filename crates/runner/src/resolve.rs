@@ -41,7 +41,7 @@ pub fn resolve(spec: &RunSpec, environment: &Environment) -> Result<RunSpec> {
     }
     // Attaching to a model without content finds whatever does not fit: targets, layers, ranks.
     let (model, attachment) = attach_shapes(&resolved, environment)?;
-    let context = PolicyContext { num_layers: model.num_layers(), layers: attachment.layers(), seed: resolved.seed };
+    let context = PolicyContext::new(model.num_layers(), &attachment, resolved.seed);
     policies::build(&resolved.policy, context).map_err(|e| e.below("policy"))?;
     Ok(resolved)
 }

@@ -87,6 +87,10 @@ impl PolicyOptions for Ist {
     }
 
     fn build(self, context: PolicyContext) -> peftbench_spec::error::Result<Box<dyn LayerPolicy>> {
+        if !context.suppressible {
+            let problem = "`ist` probes by suppressing what a method adds to the layers, and this method adds nothing to them; use `rst`";
+            return Err(SpecError::at("type", problem));
+        }
         let layers = context.layers.len();
         let updated = self.layers_updated.of(layers, "layers_updated")?;
         let suppressed = self.layers_suppressed.of(layers, "layers_suppressed")?;
@@ -305,6 +309,8 @@ mod tests {
         let refused = |options: Ist, layers| options.build(context(layers)).err().unwrap().to_string();
         assert!(refused(Ist { layers_suppressed: Share::Count(2), ..Ist::default() }, 2).contains("fewer than 3 different sets of 2 of 2"));
         assert!(refused(Ist { layers_updated: Share::Count(5), ..Ist::default() }, 4).contains("`layers_updated`"));
+        let own = PolicyContext { suppressible: false, ..context(8) };
+        assert!(Ist::default().build(own).err().unwrap().to_string().contains("use `rst`"));
         assert!(Ist { probes: 0, ..Ist::default() }.validate().unwrap_err().to_string().contains("`probes`"));
         assert!(Ist { suppression: f64::NAN, ..Ist::default() }.validate().unwrap_err().to_string().contains("`suppression`"));
         assert_eq!(choose_at_most(4, 2, 100), 6);

@@ -11,6 +11,7 @@ pub mod share;
 #[cfg(test)]
 mod testing;
 
+use crate::method::Attachment;
 use crate::policy::LayerPolicy;
 use peftbench_spec::{Component, SpecError, suggest};
 use serde::Serialize;
@@ -23,8 +24,18 @@ pub struct PolicyContext {
     pub num_layers: usize,
     /// Layers with a trained tensor, ascending.
     pub layers: Vec<usize>,
+    /// Whether the method has added something to these layers, so that a probe can suppress it.
+    pub suppressible: bool,
     /// The run's seed. A policy opens a stream of its own for each step (`policy/<step>`), so that a resumed run draws the same.
     pub seed: u64,
+}
+
+impl PolicyContext {
+    /// For what a method has attached to a model of `num_layers` layers.
+    pub fn new(num_layers: usize, attachment: &Attachment, seed: u64) -> Self {
+        let suppressible = attachment.params.iter().any(|p| p.added && p.layer.is_some());
+        Self { num_layers, layers: attachment.layers(), suppressible, seed }
+    }
 }
 
 /// The options of a policy, from which it is built.

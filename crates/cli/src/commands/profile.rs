@@ -141,15 +141,18 @@ fn in_own_process(spec: &RunSpec, worker: &WorkerCommand, steps: &StepArgs) -> a
     if *fresh {
         command.arg("--fresh");
     }
-    let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().context("could not start the process to profile in")?;
+    let pipes = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = pipes.spawn().context("could not start the process to profile in")?;
     if let Some(mut stdin) = child.stdin.take() {
         stdin.write_all(canonical_json(spec)?.as_bytes())?;
     }
-    let Output { status, stdout, .. } = child.wait_with_output()?;
-    match status.success() {
-        true => Ok(serde_json::from_slice(&stdout)?),
-        false => Err(Problem::new(Exit::Internal, format!("the process that profiled ended with {status}; its error stands above")).into()),
+    let Output { status, stdout, stderr } = child.wait_with_output()?;
+    if status.success() {
+        return Ok(serde_json::from_slice(&stdout)?);
     }
+    let said = String::from_utf8_lossy(&stderr);
+    let said = said.trim().strip_prefix("error: ").map_or_else(|| format!("profiling ended with {status}: {said}"), str::to_owned);
+    Err(Problem::new(Exit::of_process(status), said).into())
 }
 
 /// One line a cell; time and memory beyond the weights relative to the first cell of the same model.
