@@ -1,7 +1,7 @@
 //! Leading parts of a matrix: singular vectors, and the beginning of a QR decomposition. In f64.
 
 use crate::error::Result;
-use peftbench_ops::{DType, Device, Tensor};
+use peftbench_ops::{DType, Tensor};
 use rand::Rng;
 use rand_distr::{Distribution, StandardNormal};
 
@@ -26,7 +26,7 @@ pub(crate) fn leading_singular(matrix: &Tensor, rank: usize, random: &mut impl R
     let width = (2 * rank + 8).min(m).min(n);
     let transposed = matrix.t()?;
     let start: Vec<f64> = (0..n * width).map(|_| StandardNormal.sample(random)).collect();
-    let mut image = matrix.matmul(&Tensor::from_vec(start, (n, width), &Device::Cpu)?)?;
+    let mut image = matrix.matmul(&Tensor::from_vec(start, (n, width), matrix.device())?)?;
     for iteration in 0.. {
         let basis = orthonormal(&image)?;
         // Rows of Qᵀ W, whose singular triples are those of W within the subspace.
@@ -35,9 +35,9 @@ pub(crate) fn leading_singular(matrix: &Tensor, rank: usize, random: &mut impl R
         let sigma: Vec<f64> = values.iter().map(|value| value.max(0.0).sqrt()).collect();
         let inverse: Vec<f64> = sigma.iter().map(|s| if *s > 1e-12 * sigma[0] { 1.0 / s } else { 0.0 }).collect();
         let left = basis.matmul(&vectors)?;
-        let right = projected.matmul(&vectors)?.broadcast_mul(&Tensor::new(inverse, &Device::Cpu)?)?;
+        let right = projected.matmul(&vectors)?.broadcast_mul(&Tensor::new(inverse, matrix.device())?)?;
         image = matrix.matmul(&right)?;
-        let values = Tensor::new(sigma.as_slice(), &Device::Cpu)?;
+        let values = Tensor::new(sigma.as_slice(), matrix.device())?;
         let residual = (&image - left.broadcast_mul(&values)?)?.narrow(1, 0, rank)?.sqr()?.sum_all()?.to_scalar::<f64>()?.sqrt();
         if residual <= 1e-7 * sigma[0] || iteration == MAX_ITERATIONS {
             return Ok(Leading {
@@ -74,7 +74,7 @@ fn orthonormal(matrix: &Tensor) -> Result<Tensor> {
         let factor = if norm > 1e-12 * before { 1.0 / norm } else { 0.0 };
         column.iter_mut().for_each(|value| *value *= factor);
     }
-    Ok(Tensor::from_vec(columns.concat(), (n, m), &Device::Cpu)?.t()?.contiguous()?)
+    Ok(Tensor::from_vec(columns.concat(), (n, m), matrix.device())?.t()?.contiguous()?)
 }
 
 /// Eigenvalues, falling, and eigenvectors, as columns, of a small symmetric matrix, by cyclic Jacobi rotations.
@@ -110,12 +110,13 @@ fn symmetric_eigen(matrix: &Tensor) -> Result<(Vec<f64>, Tensor)> {
     let mut order: Vec<usize> = (0..n).collect();
     order.sort_by(|&i, &j| a[j][j].total_cmp(&a[i][i]));
     let vectors: Vec<f64> = v.iter().flat_map(|row| order.iter().map(|&j| row[j])).collect();
-    Ok((order.iter().map(|&j| a[j][j]).collect(), Tensor::from_vec(vectors, (n, n), &Device::Cpu)?))
+    Ok((order.iter().map(|&j| a[j][j]).collect(), Tensor::from_vec(vectors, (n, n), matrix.device())?))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use peftbench_ops::Device;
     use peftbench_spec::seed;
 
     fn random(m: usize, n: usize) -> Tensor {

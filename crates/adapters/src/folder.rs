@@ -43,8 +43,7 @@ impl AdapterFolder {
             other => Err(wrong(format!("expected a table in adapter_config.json, found {other}"))),
         };
         let configs = list.into_iter().map(table).collect::<Result<_>>()?;
-        let weights = path.join("adapter_model.safetensors");
-        let checkpoint = Checkpoint::open_files(std::slice::from_ref(&weights), weights.display().to_string(), &Device::Cpu)?;
+        let checkpoint = Checkpoint::open_on_host(&path.join("adapter_model.safetensors"))?;
         let tensors = checkpoint.names().map(|name| Ok((name.to_owned(), checkpoint.read(name)?))).collect::<Result<_>>()?;
         Ok(Self { path: path.to_owned(), configs, tensors })
     }
@@ -107,7 +106,8 @@ impl AdapterFolder {
     /// # Errors
     /// Where the file lacks one, has another shape of it, or has tensors that are none of the attachment's.
     pub fn load_into(&self, attachment: &Attachment) -> Result<()> {
-        let mut file = FileTensors { path: self.path.clone(), tensors: self.tensors.clone() };
+        let device = attachment.params.first().map(|p| p.param.value().device().clone());
+        let mut file = FileTensors { path: self.path.clone(), tensors: self.tensors.clone(), device };
         let mut formed = HashSet::new();
         for form in &attachment.forms {
             form.read(&mut file)?;
@@ -158,13 +158,15 @@ fn slot_of<'a>(name: &str, usable: &BTreeSet<&'a str>) -> Option<&'a str> {
 pub struct FileTensors {
     path: PathBuf,
     tensors: BTreeMap<String, Tensor>,
+    /// Where those go that are taken.
+    device: Option<Device>,
 }
 
 impl FileTensors {
     /// Takes the tensor `name`.
     pub fn take(&mut self, name: &str) -> Result<Tensor> {
         match self.tensors.remove(name) {
-            Some(tensor) => Ok(tensor),
+            Some(tensor) => Ok(self.device.as_ref().map_or(Ok(tensor.clone()), |device| tensor.to_device(device))?),
             None => Err(self.wrong(format!("there is no tensor `{name}` (left); the method or the targets are others"))),
         }
     }

@@ -4,7 +4,7 @@ use crate::error::{ModelError, Result};
 use crate::model::{Head, Model};
 use crate::pass::Pass;
 use crate::slots::{LinearSlot, ParamSlot, SlotMut};
-use peftbench_ops::{DType, Device, Tape, Tensor};
+use peftbench_ops::{DType, Tape, Tensor};
 use peftbench_spec::Role;
 use std::collections::HashMap;
 
@@ -100,15 +100,17 @@ fn merge_linear(slot: &LinearSlot) -> Result<Vec<(String, Tensor)>> {
     let tape = Tape::inference();
     let pass = Pass::evaluation(&tape);
     let (out, input) = slot.dims();
+    let weight = slot.weight.param.value();
+    let device = weight.device();
     let respond = |rows: Tensor| -> Result<Tensor> {
         let count = rows.dim(0)?;
         Ok(slot.forward(&pass, &peftbench_ops::Var::constant(rows.unsqueeze(0)?))?.value().reshape((count, out))?)
     };
-    let constant = respond(Tensor::zeros((1, input), DType::F32, &Device::Cpu)?)?;
+    let constant = respond(Tensor::zeros((1, input), DType::F32, device)?)?;
     let mut columns = Vec::new();
     for start in (0..input).step_by(PROBE_ROWS) {
         let rows = PROBE_ROWS.min(input - start);
-        let diagonal = Tensor::eye(rows, DType::F32, &Device::Cpu)?;
+        let diagonal = Tensor::eye(rows, DType::F32, device)?;
         let identity = diagonal.pad_with_zeros(1, start, input - start - rows)?;
         columns.push(respond(identity)?.broadcast_sub(&constant)?);
     }

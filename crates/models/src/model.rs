@@ -56,6 +56,11 @@ pub trait Network: Send {
         });
         all
     }
+
+    /// Where its tensors lie.
+    fn device(&mut self) -> Device {
+        self.params().first().map_or(Device::Cpu, |param| param.value().device().clone())
+    }
 }
 
 /// A causal language model.

@@ -58,7 +58,7 @@ pub mod tape;
 #[cfg(test)]
 mod testing;
 
-pub use candle_core::{D, DType, Device, Error, Result, Tensor};
+pub use candle_core::{D, DType, Device, Error, Result, Shape, Tensor};
 pub use candle_core::{quantized, safetensors};
 pub use param::Param;
 pub use tape::{Gradients, Tape, Var};

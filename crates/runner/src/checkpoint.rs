@@ -7,7 +7,7 @@ use crate::error::{Result, RunError};
 use crate::files::write_atomically;
 use crate::optimizer::State;
 use peftbench_models::checkpoint::{Checkpoint, Storage, to_safetensors};
-use peftbench_ops::{Device, Param, Tensor};
+use peftbench_ops::{Param, Tensor};
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -87,7 +87,7 @@ pub fn load(run_dir: &Path) -> Result<Option<Saved>> {
     let text = std::fs::read_to_string(&state).map_err(|e| RunError::file("read", &state, e))?;
     let progress = serde_json::from_str(&text).map_err(|e| RunError::file("read", &state, e))?;
     let file = source.join("tensors.safetensors");
-    let checkpoint = Checkpoint::open_files(std::slice::from_ref(&file), file.display().to_string(), &Device::Cpu)?;
+    let checkpoint = Checkpoint::open_on_host(&file)?;
     let tensors = checkpoint.names().map(|name| Ok((name.to_owned(), checkpoint.read(name)?))).collect::<Result<_>>()?;
     Ok(Some(Saved { progress, tensors }))
 }

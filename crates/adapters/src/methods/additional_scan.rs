@@ -5,12 +5,12 @@
 //! starts unchanged. A step keeps the convolved input, which `x_proj` reads, and what the scan keeps for more states.
 
 use super::Options;
-use super::parts::{at_least_one, attach_state, tensor_name, uniform, unsupported};
+use super::parts::{at_least_one, attach_state, tensor_name, unsupported};
 use crate::error::Result;
 use crate::method::{AttachContext, Attachment, Method};
 use peftbench_models::slots::{ExtraStates, StateAdapter};
 use peftbench_models::{Model, Pass};
-use peftbench_ops::{DType, Device, Param, Tensor};
+use peftbench_ops::Param;
 use peftbench_spec::{SlotKind, TargetExpr};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -71,10 +71,8 @@ impl Method for AdditionalScan {
             };
             let last = a_log.narrow(1, states - 1, 1)?.broadcast_as((inner, extra))?.contiguous()?;
             let a_log = Param::trainable(tensor_name(chosen, "extra_A_log"), last);
-            let b = uniform(init, &[extra, inner], 1.0 / (inner as f64).sqrt())?;
-            let b = Param::trainable(tensor_name(chosen, "extra_B.weight"), b);
-            let c = Tensor::zeros((extra, inner), DType::F32, &Device::Cpu)?;
-            let c = Param::trainable(tensor_name(chosen, "extra_C.weight"), c);
+            let b = Param::trainable(tensor_name(chosen, "extra_B.weight"), init.kaiming_uniform(extra, inner)?);
+            let c = Param::trainable(tensor_name(chosen, "extra_C.weight"), init.zeros((extra, inner))?);
             slot.attach(Box::new(Extra { a_log: a_log.clone(), b: b.clone(), c: c.clone(), layer: chosen.layer }));
             Ok(vec![a_log, b, c])
         })?;

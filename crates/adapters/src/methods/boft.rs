@@ -5,7 +5,8 @@
 //! Each factor is applied to the input through a change of order and small blocks; no matrix of [in, in] is formed. A step keeps the
 //! input of each factor.
 
-use super::parts::{attach_linear, between, dropout_rate, linear_config, normal, projection_targets, refuse_part, tensor_name};
+use super::initializer::Initializer;
+use super::parts::{attach_linear, between, dropout_rate, linear_config, projection_targets, refuse_part, tensor_name};
 use super::rotation::{cayley, drop_blocks};
 use super::{Options, Tensors};
 use crate::error::Result;
@@ -13,8 +14,7 @@ use crate::method::{AttachContext, Attachment, Method};
 use crate::selection::Chosen;
 use peftbench_models::slots::{LinearAdapter, LinearSlot};
 use peftbench_models::{Model, Pass};
-use peftbench_ops::{DType, Device, Param, Tape, Tensor, Var};
-use peftbench_spec::seed::Stream;
+use peftbench_ops::{Param, Tape, Var};
 use peftbench_spec::{SlotKind, SpecError, TargetExpr};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -86,15 +86,15 @@ impl Boft {
         Ok((blocks, side))
     }
 
-    fn attach_to(&self, slot: &mut LinearSlot, chosen: &Chosen, init: &mut Stream) -> Result<Vec<Param>> {
+    fn attach_to(&self, slot: &mut LinearSlot, chosen: &Chosen, init: &mut Initializer<'_>) -> Result<Vec<Param>> {
         refuse_part("boft", chosen)?;
         let (out, input) = slot.dims();
         let (blocks, side) = self.shape(input, &chosen.path())?;
         let (dims, scale_dims) = ([self.boft_n_butterfly_factor, blocks, side, side], [out, 1]);
-        let ones = Tensor::ones(&scale_dims, DType::F32, &Device::Cpu)?;
+        let ones = init.ones(&scale_dims)?;
         let (start, scale) = match self.init_weights {
-            true => (Tensor::zeros(&dims, DType::F32, &Device::Cpu)?, ones),
-            false => (normal(init, &dims, 0.1)?, (ones + normal(init, &scale_dims, 0.1)?)?),
+            true => (init.zeros(&dims)?, ones),
+            false => (init.normal(&dims, 0.1)?, (ones + init.normal(&scale_dims, 0.1)?)?),
         };
         let blocks = Param::trainable(tensor_name(chosen, "boft_R"), start);
         let scale = Param::trainable(tensor_name(chosen, "boft_s"), scale);
@@ -174,6 +174,7 @@ impl Method for Boft {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use peftbench_ops::{Device, Tensor};
 
     #[test]
     fn the_order_of_a_factor_is_hugging_face_s_permutation_and_back() {

@@ -9,15 +9,15 @@
 //! deviation 0.02 for both. A step keeps x or h, and the bottleneck's activation.
 
 use super::Options;
-use super::parts::{at_least_one, dropout_rate, finite, normal, refuse_part, uniform, unsupported};
+use super::initializer::Initializer;
+use super::parts::{at_least_one, dropout_rate, finite, refuse_part, unsupported};
 use crate::error::Result;
 use crate::method::{AdapterParam, AttachContext, Attachment, Method};
 use crate::selection::Chosen;
 use peftbench_models::slots::{LinearAdapter, SlotMut, SublayerAdapter};
 use peftbench_models::{Model, Pass};
 use peftbench_ops::activation::Activation;
-use peftbench_ops::{DType, Device, Param, Tensor, Var};
-use peftbench_spec::seed::Stream;
+use peftbench_ops::{Param, Var};
 use peftbench_spec::{Role, SlotKind, TargetExpr};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -80,13 +80,11 @@ impl Bottleneck {
     }
 
     /// The adapter from `input` to `output` columns at a chosen slot.
-    fn make(&self, input: usize, output: usize, chosen: &Chosen, place: Place, init: &mut Stream) -> Result<Adapter> {
-        let (down_dims, up_dims) = ([self.bottleneck_size, input], [output, self.bottleneck_size]);
+    fn make(&self, input: usize, output: usize, chosen: &Chosen, place: Place, init: &mut Initializer<'_>) -> Result<Adapter> {
+        let size = self.bottleneck_size;
         let (down, up) = match self.init_weights {
-            Start::MamAdapter => {
-                (uniform(init, &down_dims, 1.0 / (input as f64).sqrt())?, Tensor::zeros(&up_dims, DType::F32, &Device::Cpu)?)
-            }
-            Start::Bert => (normal(init, &down_dims, 0.02)?, normal(init, &up_dims, 0.02)?),
+            Start::MamAdapter => (init.kaiming_uniform(size, input)?, init.zeros((output, size))?),
+            Start::Bert => (init.normal((size, input), 0.02)?, init.normal((output, size), 0.02)?),
         };
         // A sub-layer and a layer in it may both have one.
         let name = |which: &str| format!("base_model.model.{}.adapter_{which}.weight", chosen.path());
@@ -96,6 +94,7 @@ impl Bottleneck {
 
     fn attach(&self, method: &str, parallel: bool, model: &mut dyn Model, context: &mut AttachContext<'_>) -> Result<Vec<AdapterParam>> {
         let hidden = model.hidden_size();
+        let init = &mut Initializer::of(model, context.init);
         let mut found: Result<Vec<AdapterParam>> = Ok(Vec::new());
         model.visit_slots(&mut |mut slot| {
             let kind = match &slot {
@@ -108,8 +107,8 @@ impl Bottleneck {
                 let Ok(params) = &mut found else { return };
                 let place = Place::of(parallel, kind, info.role);
                 let made = match &mut slot {
-                    SlotMut::Linear(linear) => self.make_linear(method, linear.dims(), chosen, place, context.init),
-                    _ => self.make(hidden, hidden, chosen, place, context.init),
+                    SlotMut::Linear(linear) => self.make_linear(method, linear.dims(), chosen, place, init),
+                    _ => self.make(hidden, hidden, chosen, place, init),
                 };
                 match made {
                     Ok(adapter) => {
@@ -127,7 +126,14 @@ impl Bottleneck {
         found
     }
 
-    fn make_linear(&self, method: &str, (out, input): (usize, usize), chosen: &Chosen, place: Place, init: &mut Stream) -> Result<Adapter> {
+    fn make_linear(
+        &self,
+        method: &str,
+        (out, input): (usize, usize),
+        chosen: &Chosen,
+        place: Place,
+        init: &mut Initializer<'_>,
+    ) -> Result<Adapter> {
         refuse_part(method, chosen)?;
         if chosen.role == Role::LmHead {
             return Err(unsupported(method, "does not adapt the head; take it away with `!lm_head`"));

@@ -1,11 +1,10 @@
 //! Trained virtual tokens, plain or as the output of a small network: what prefix tuning and P-tuning share.
 
-use super::parts::{normal, uniform};
+use super::initializer::Initializer;
 use crate::error::Result;
 use crate::folder::FileTensors;
 use crate::method::FileForm;
 use peftbench_ops::{Param, Result as OpsResult, Tape, Tensor, Var};
-use peftbench_spec::seed::Stream;
 use serde_json::{Map, Value};
 
 /// What lies between two layers of the network.
@@ -58,13 +57,20 @@ impl Encoder {
 
     /// `tokens` standard normal embeddings of `widths[0]`, and a linear layer between each two of `widths`, with torch's default start.
     /// `name` is what peft calls the network: `transform`, `mlp_head`.
-    pub fn network(outcome: &str, name: &str, tokens: usize, widths: &[usize], between: Between, init: &mut Stream) -> Result<Self> {
-        let embedding = Param::trainable(format!("{PREFIX}.embedding.weight"), normal(init, &[tokens, widths[0]], 1.0)?);
+    pub fn network(
+        outcome: &str,
+        name: &str,
+        tokens: usize,
+        widths: &[usize],
+        between: Between,
+        init: &mut Initializer<'_>,
+    ) -> Result<Self> {
+        let embedding = Param::trainable(format!("{PREFIX}.embedding.weight"), init.normal((tokens, widths[0]), 1.0)?);
         let layer = |(i, pair): (usize, &[usize])| {
             // An activation stands between two layers in peft's list of modules.
             let (path, bound) = (format!("{PREFIX}.{name}.{}", 2 * i), 1.0 / (pair[0] as f64).sqrt());
-            let weight = Param::trainable(format!("{path}.weight"), uniform(init, &[pair[1], pair[0]], bound)?);
-            Ok((weight, Param::trainable(format!("{path}.bias"), uniform(init, &[pair[1]], bound)?)))
+            let weight = Param::trainable(format!("{path}.weight"), init.uniform((pair[1], pair[0]), bound)?);
+            Ok((weight, Param::trainable(format!("{path}.bias"), init.uniform(pair[1], bound)?)))
         };
         let layers = widths.windows(2).enumerate().map(layer).collect::<Result<_>>()?;
         Ok(Self { embedding, layers, between, outcome: outcome.to_owned() })

@@ -8,7 +8,8 @@
 //! The frequencies are those that Hugging Face draws from `random_loc_seed` with torch's generator, and need no place in the adapter file.
 
 use super::Options;
-use super::parts::{at_least_one, attach_linear, finite, linear_config, normal, projection_targets, refuse_part, tensor_name};
+use super::initializer::Initializer;
+use super::parts::{at_least_one, attach_linear, finite, linear_config, projection_targets, refuse_part, tensor_name};
 use super::torch_random::random_permutation;
 use crate::error::Result;
 use crate::method::{AttachContext, Attachment, Method};
@@ -17,7 +18,6 @@ use peftbench_models::slots::{LinearAdapter, LinearSlot};
 use peftbench_models::{Model, Pass};
 use peftbench_ops::candle_fn::DerivedWeight;
 use peftbench_ops::{DType, Device, Param, Tensor};
-use peftbench_spec::seed::Stream;
 use peftbench_spec::{SlotKind, SpecError, TargetExpr};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, HashMap};
@@ -70,7 +70,7 @@ struct Waves {
 }
 
 impl Waves {
-    fn new(out: usize, input: usize, frequencies: &[usize]) -> Result<Self> {
+    fn new(out: usize, input: usize, frequencies: &[usize], device: &Device) -> Result<Self> {
         let mut rows: BTreeMap<usize, u32> = frequencies.iter().map(|f| (f / input, 0)).collect();
         rows.values_mut().zip(0..).for_each(|(index, i)| *index = i);
         let row_of: Vec<u32> = frequencies.iter().map(|f| rows[&(f / input)]).collect();
@@ -79,15 +79,15 @@ impl Waves {
         let factor = 1.0 / (out * input) as f64;
         let across = |wave: fn(f64) -> f64| {
             let values: Vec<f64> = (0..out).flat_map(|p| rows.keys().map(move |&u| wave(angle(u, p, out)))).collect();
-            Tensor::from_vec(values, (out, rows.len()), &Device::Cpu)
+            Tensor::from_vec(values, (out, rows.len()), device)
         };
         let across = (Tensor::cat(&[&across(f64::cos)?, &across(|a| -a.sin())?], 1)? * factor)?.to_dtype(DType::F32)?;
         let along = |wave: fn(f64) -> f64| {
             let values: Vec<f32> =
                 frequencies.iter().flat_map(|f| (0..input).map(move |q| wave(angle(f % input, q, input)) as f32)).collect();
-            Tensor::from_vec(values, (frequencies.len(), input), &Device::Cpu)
+            Tensor::from_vec(values, (frequencies.len(), input), device)
         };
-        let row_of = Tensor::from_vec(row_of, frequencies.len(), &Device::Cpu)?;
+        let row_of = Tensor::from_vec(row_of, frequencies.len(), device)?;
         Ok(Self { rows: across, cosines: along(f64::cos)?, sines: along(f64::sin)?, row_of })
     }
 
@@ -95,7 +95,7 @@ impl Waves {
     fn delta(&self, coefficients: &Tensor) -> peftbench_ops::Result<Tensor> {
         let coefficients = coefficients.unsqueeze(1)?;
         let rows = self.rows.dim(1)? / 2;
-        let zeros = Tensor::zeros((rows, self.cosines.dim(1)?), DType::F32, &Device::Cpu)?;
+        let zeros = Tensor::zeros((rows, self.cosines.dim(1)?), DType::F32, coefficients.device())?;
         let sum = |waves: &Tensor| zeros.index_add(&self.row_of, &waves.broadcast_mul(&coefficients)?, 0);
         self.rows.matmul(&Tensor::cat(&[&sum(&self.cosines)?, &sum(&self.sines)?], 0)?)
     }
@@ -122,7 +122,7 @@ impl FourierFt {
         &self,
         slot: &mut LinearSlot,
         chosen: &Chosen,
-        init: &mut Stream,
+        init: &mut Initializer<'_>,
         shared: &mut HashMap<(usize, usize), Arc<Waves>>,
     ) -> Result<Vec<Param>> {
         refuse_part("fourierft", chosen)?;
@@ -133,11 +133,14 @@ impl FourierFt {
         }
         let waves = match shared.get(&(out, input)) {
             Some(waves) => waves.clone(),
-            None => Arc::new(Waves::new(out, input, &random_permutation(out * input, self.n_frequency, self.random_loc_seed))?),
+            None => {
+                let frequencies = random_permutation(out * input, self.n_frequency, self.random_loc_seed);
+                Arc::new(Waves::new(out, input, &frequencies, slot.weight.param.value().device())?)
+            }
         };
         shared.insert((out, input), waves.clone());
         let dims = [self.n_frequency];
-        let start = if self.init_weights { Tensor::zeros(&dims, DType::F32, &Device::Cpu)? } else { normal(init, &dims, 1.0)? };
+        let start = if self.init_weights { init.zeros(&dims)? } else { init.normal(&dims, 1.0)? };
         let coefficients = Param::trainable(tensor_name(chosen, "fourierft_spectrum"), start);
         slot.attach(Box::new(Spectrum { coefficients: coefficients.clone(), waves, scaling: self.scaling, layer: chosen.layer }));
         Ok(vec![coefficients])
@@ -173,7 +176,7 @@ mod tests {
         let (out, input) = (5, 6);
         let frequencies = random_permutation(out * input, 9, 3);
         let coefficients: Vec<f32> = (0..9).map(|i| i as f32 - 4.0).collect();
-        let found = Waves::new(out, input, &frequencies).unwrap();
+        let found = Waves::new(out, input, &frequencies, &Device::Cpu).unwrap();
         let found = found.delta(&Tensor::from_vec(coefficients.clone(), 9, &Device::Cpu).unwrap()).unwrap().to_vec2::<f32>().unwrap();
         for (p, row) in found.iter().enumerate() {
             for (q, &value) in row.iter().enumerate() {

@@ -5,14 +5,14 @@
 //! al., 2006), so that a step costs what a LoRA of rank r costs and keeps the input and its r products, not r reflected inputs.
 
 use super::Options;
-use super::parts::{at_least_one, attach_linear, linear_config, projection_targets, refuse_part, tensor_name, uniform};
+use super::initializer::Initializer;
+use super::parts::{at_least_one, attach_linear, linear_config, projection_targets, refuse_part, tensor_name};
 use crate::error::Result;
 use crate::method::{AttachContext, Attachment, Method};
 use crate::selection::Chosen;
 use peftbench_models::slots::{LinearAdapter, LinearSlot};
 use peftbench_models::{Model, Pass};
-use peftbench_ops::{DType, Device, Param, Tape, Tensor, Var};
-use peftbench_spec::seed::Stream;
+use peftbench_ops::{DType, Param, Tape, Tensor, Var};
 use peftbench_spec::{SlotKind, SpecError, TargetExpr};
 use serde::{Deserialize, Serialize};
 
@@ -50,7 +50,7 @@ impl Options for Hra {
 }
 
 impl Hra {
-    fn attach_to(&self, slot: &mut LinearSlot, chosen: &Chosen, init: &mut Stream) -> Result<Vec<Param>> {
+    fn attach_to(&self, slot: &mut LinearSlot, chosen: &Chosen, init: &mut Initializer<'_>) -> Result<Vec<Param>> {
         refuse_part("hra", chosen)?;
         let input = slot.dims().1;
         if self.r > input {
@@ -61,7 +61,7 @@ impl Hra {
         let in_pairs = self.init_weights && !self.apply_GS;
         let drawn = if in_pairs { self.r / 2 } else { self.r };
         // As torch's Kaiming-uniform with a = √5, which takes the second dimension for the fan-in.
-        let mut start = uniform(init, &[input, drawn], 1.0 / (drawn as f64).sqrt())?;
+        let mut start = init.kaiming_uniform(input, drawn)?;
         if in_pairs {
             start = start.unsqueeze(2)?.broadcast_as((input, drawn, 2))?.contiguous()?.reshape((input, self.r))?;
         }
@@ -108,10 +108,10 @@ impl Reflections {
             return Ok((v, scaled));
         }
         let v = tape.candle_fn("normalised", &[&u], |u| normalised(&u[0]))?;
-        let r = v.dims()[1];
+        let (r, device) = (v.dims()[1], v.value().device().clone());
         let above: Vec<f32> = (0..r * r).map(|i| if i / r < i % r { 1.0 } else { 0.0 }).collect();
-        let above = Tensor::from_vec(above, (r, r), &Device::Cpu)?;
-        let half = Var::constant((Tensor::eye(r, DType::F32, &Device::Cpu)? * 0.5)?);
+        let above = Tensor::from_vec(above, (r, r), &device)?;
+        let half = Var::constant((Tensor::eye(r, DType::F32, &device)? * 0.5)?);
         let gram = tape.mul(&tape.matmul(&tape.transpose(&v, 0, 1)?, &v)?, &Var::constant(above))?;
         let t = tape.inverse(&tape.add(&gram, &half)?)?;
         let vt = tape.matmul(&v, &t)?;
@@ -158,7 +158,7 @@ mod tests {
     fn product(u: &Tensor) -> Tensor {
         let v = normalised(u).unwrap();
         let n = u.dim(0).unwrap();
-        (0..u.dim(1).unwrap()).fold(Tensor::eye(n, DType::F32, &Device::Cpu).unwrap(), |h, i| {
+        (0..u.dim(1).unwrap()).fold(Tensor::eye(n, u.dtype(), u.device()).unwrap(), |h, i| {
             let v = v.narrow(1, i, 1).unwrap();
             let twice = (h.matmul(&v).unwrap().matmul(&v.t().unwrap()).unwrap() * 2.0).unwrap();
             (h - twice).unwrap()
@@ -167,18 +167,18 @@ mod tests {
 
     #[test]
     fn the_compact_form_is_the_product_of_the_reflections() {
-        let u = uniform(&mut seed::stream(0, "u"), &[7, 4], 1.0).unwrap();
+        let u = Initializer::on_cpu(&mut seed::stream(0, "u")).uniform((7, 4), 1.0).unwrap();
         let h = product(&u);
         let (v, vt) = Reflections { u: Param::frozen("u", u), orthogonalise: false, layer: None }.factors(&Tape::inference()).unwrap();
-        let compact = (Tensor::eye(7, DType::F32, &Device::Cpu).unwrap() - vt.value().matmul(&v.value().t().unwrap()).unwrap()).unwrap();
+        let compact = (Tensor::eye(7, h.dtype(), h.device()).unwrap() - vt.value().matmul(&v.value().t().unwrap()).unwrap()).unwrap();
         let error = (h - compact).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
         assert!(error < 1e-6, "{error}");
     }
 
     #[test]
     fn gram_schmidt_gives_orthonormal_columns() {
-        let q = orthonormal(&uniform(&mut seed::stream(0, "u"), &[7, 4], 1.0).unwrap()).unwrap();
-        let error = (q.t().unwrap().matmul(&q).unwrap() - Tensor::eye(4, DType::F32, &Device::Cpu).unwrap()).unwrap();
+        let q = orthonormal(&Initializer::on_cpu(&mut seed::stream(0, "u")).uniform((7, 4), 1.0).unwrap()).unwrap();
+        let error = (q.t().unwrap().matmul(&q).unwrap() - Tensor::eye(4, q.dtype(), q.device()).unwrap()).unwrap();
         assert!(error.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap() < 1e-6);
     }
 }

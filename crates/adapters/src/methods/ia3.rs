@@ -3,6 +3,7 @@
 //!
 //! The factors start at 1. The weight is not copied. A step keeps the layer's output before the scaling, or its input.
 
+use super::initializer::Initializer;
 use super::parts::{attach_linear, entries, linear_config, refuse_part, tensor_name};
 use super::{Options, spread};
 use crate::error::Result;
@@ -12,7 +13,7 @@ use crate::selection::Chosen;
 use peftbench_models::slots::{LinearAdapter, LinearSlot};
 use peftbench_models::{Model, Pass};
 use peftbench_ops::linear::RowRanges;
-use peftbench_ops::{DType, Device, Param, Tensor, Var};
+use peftbench_ops::{Param, Var};
 use peftbench_spec::{Candidate, Role, SlotKind, SpecError, TargetExpr};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
@@ -58,7 +59,7 @@ impl Ia3 {
         }
     }
 
-    fn attach_to(slot: &mut LinearSlot, chosen: &Chosen, feedforward: bool) -> Result<Vec<Param>> {
+    fn attach_to(slot: &mut LinearSlot, chosen: &Chosen, feedforward: bool, init: &Initializer<'_>) -> Result<Vec<Param>> {
         let (out, input) = slot.dims();
         let part = chosen.part.as_ref().and_then(|name| slot.parts.iter().find(|part| part.name == name));
         let rows = part.map_or_else(|| (0..out).into(), |part| part.rows.clone());
@@ -66,7 +67,7 @@ impl Ia3 {
             refuse_part("ia3", chosen)?;
         }
         let dims = if feedforward { (1, input) } else { (rows.len(), 1) };
-        let factors = Param::trainable(tensor_name(chosen, "ia3_l"), Tensor::ones(dims, DType::F32, &Device::Cpu)?);
+        let factors = Param::trainable(tensor_name(chosen, "ia3_l"), init.ones(dims)?);
         slot.attach(Box::new(Scaling { factors: factors.clone(), feedforward, rows, out, layer: chosen.layer }));
         Ok(vec![factors])
     }
@@ -128,8 +129,8 @@ impl Method for Ia3 {
 
     fn attach(&self, model: &mut dyn Model, context: &mut AttachContext<'_>) -> Result<Attachment> {
         let feedforward = self.feedforward(context.chosen)?;
-        let params = attach_linear(model, context, "ia3", &mut |slot, chosen, _| {
-            Self::attach_to(slot, chosen, feedforward.contains(&chosen.path()))
+        let params = attach_linear(model, context, "ia3", &mut |slot, chosen, init| {
+            Self::attach_to(slot, chosen, feedforward.contains(&chosen.path()), init)
         })?;
         let mut peft_config = linear_config("IA3", &json!({ "init_ia3_weights": true }), model, context.chosen);
         peft_config["feedforward_modules"] = json!(TargetModules::of(model, &feedforward.into_iter().collect::<Vec<_>>()).names);

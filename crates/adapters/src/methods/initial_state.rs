@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::method::{AttachContext, Attachment, Method};
 use peftbench_models::slots::StateAdapter;
 use peftbench_models::{Model, Pass};
-use peftbench_ops::{DType, Device, Param, Tensor, Var};
+use peftbench_ops::{Param, Var};
 use peftbench_spec::{SlotKind, TargetExpr};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -53,11 +53,10 @@ impl Method for InitialState {
     }
 
     fn attach(&self, model: &mut dyn Model, context: &mut AttachContext<'_>) -> Result<Attachment> {
-        let zeros = |dims: (usize, usize)| Tensor::zeros(dims, DType::F32, &Device::Cpu);
-        let params = attach_state(model, context, &mut |slot, _, chosen, _| {
-            let state = Param::trainable(tensor_name(chosen, "initial_state"), zeros((slot.inner, slot.state))?);
+        let params = attach_state(model, context, &mut |slot, _, chosen, init| {
+            let state = Param::trainable(tensor_name(chosen, "initial_state"), init.zeros((slot.inner, slot.state))?);
             let context = match self.conv_state {
-                true => Some(Param::trainable(tensor_name(chosen, "conv_state"), zeros((slot.context, slot.conv_width))?)),
+                true => Some(Param::trainable(tensor_name(chosen, "conv_state"), init.zeros((slot.context, slot.conv_width))?)),
                 false => None,
             };
             slot.attach(Box::new(Start { state: state.clone(), context: context.clone(), layer: chosen.layer }));

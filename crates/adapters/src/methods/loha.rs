@@ -4,7 +4,8 @@
 //! the columns of w1_a times those of w2_a as B [out, r²], it is a low-rank update that needs neither ΔW nor the gradient of a whole
 //! weight. Where r² is too large for that to pay, ΔW is built, and built again in the backward pass.
 
-use super::lora::{Pattern, check_fits, kaiming_uniform};
+use super::initializer::Initializer;
+use super::lora::{Pattern, check_fits};
 use super::parts::{at_least_one, finite, linear_config, projection_targets, tensor_name};
 use super::{Options, try_visit};
 use crate::error::Result;
@@ -14,7 +15,7 @@ use peftbench_models::slots::{LinearAdapter, SlotMut};
 use peftbench_models::{Model, Pass};
 use peftbench_ops::candle_fn::DerivedWeight;
 use peftbench_ops::linear::{LowRank, RowRanges};
-use peftbench_ops::{DType, Device, Param, Tensor, Var};
+use peftbench_ops::{Param, Tensor, Var};
 use peftbench_spec::{Role, SlotKind, TargetExpr};
 use serde::{Deserialize, Serialize};
 use std::rc::Rc;
@@ -122,6 +123,7 @@ impl Method for Loha {
 
     fn attach(&self, model: &mut dyn Model, context: &mut AttachContext<'_>) -> Result<Attachment> {
         let mut params = Vec::new();
+        let init = &mut Initializer::of(model, context.init);
         try_visit(model, &mut |slot| {
             let SlotMut::Linear(slot) = slot else { return Ok(()) };
             let (path, (out, input)) = (slot.info.path.clone(), slot.dims());
@@ -133,10 +135,10 @@ impl Method for Loha {
                 let param = |which: &str, value: Tensor| Param::trainable(tensor_name(chosen, &format!("hada_{which}")), value);
                 // One zero is enough for the model to start unchanged; as peft has it, the other three are Kaiming-uniform.
                 let factors = [
-                    param("w1_a", kaiming_uniform(rows.len(), rank, context.init)?),
-                    param("w1_b", kaiming_uniform(rank, input, context.init)?),
-                    param("w2_a", kaiming_uniform(rows.len(), rank, context.init)?),
-                    param("w2_b", Tensor::zeros((rank, input), DType::F32, &Device::Cpu)?),
+                    param("w1_a", init.kaiming_uniform(rows.len(), rank)?),
+                    param("w1_b", init.kaiming_uniform(rank, input)?),
+                    param("w2_a", init.kaiming_uniform(rows.len(), rank)?),
+                    param("w2_b", init.zeros((rank, input))?),
                 ];
                 params.extend(factors.iter().map(|factor| AdapterParam::added(factor.clone(), chosen)));
                 // The head takes updates only.
@@ -153,7 +155,6 @@ impl Method for Loha {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::methods::parts::normal;
     use peftbench_models::slots::{LinearSlot, SlotInfo};
     use peftbench_ops::Tape;
     use peftbench_spec::seed;
@@ -161,7 +162,8 @@ mod tests {
     /// Output and gradients of a layer [6, 5] of which rows 1..5 are updated.
     fn run(low_rank: bool) -> Vec<Tensor> {
         let mut stream = seed::stream(1, "loha");
-        let mut draw = |rows, columns| normal(&mut stream, &[rows, columns], 0.5).unwrap();
+        let mut init = Initializer::on_cpu(&mut stream);
+        let mut draw = |rows: usize, columns: usize| init.normal((rows, columns), 0.5).unwrap();
         let info = SlotInfo { path: "layer".to_owned(), layer: None, role: Role::QProj };
         let mut slot = LinearSlot::new(info, Param::frozen("layer.weight", draw(6, 5)), None, Vec::new());
         let factors = [draw(4, 2), draw(2, 5), draw(4, 2), draw(2, 5)].map(|value| Param::trainable("factor", value));

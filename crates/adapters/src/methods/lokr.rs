@@ -3,8 +3,9 @@
 //!
 //! The Kronecker product is never built: with x as a matrix [c, d], (w1 ⊗ w2) x is w1 x w2ᵀ.
 
+use super::initializer::Initializer;
 use super::loha::{LYCORIS_IGNORED, check_lycoris};
-use super::lora::{Pattern, check_fits, kaiming_uniform};
+use super::lora::{Pattern, check_fits};
 use super::parts::{attach_linear, linear_config, projection_targets, tensor_name};
 use super::{Options, spread};
 use crate::error::Result;
@@ -13,8 +14,7 @@ use crate::selection::{Chosen, rows_of};
 use peftbench_models::slots::LinearAdapter;
 use peftbench_models::{Model, Pass};
 use peftbench_ops::linear::RowRanges;
-use peftbench_ops::{DType, Device, Param, Tape, Tensor, Var};
-use peftbench_spec::seed::Stream;
+use peftbench_ops::{Param, Tape, Tensor, Var};
 use peftbench_spec::{SlotKind, SpecError, TargetExpr};
 use serde::{Deserialize, Serialize};
 
@@ -125,20 +125,19 @@ impl LinearAdapter for Update {
 
 impl Lokr {
     /// The factors for a matrix [out, input] as peft shapes them. w1 begins at 0.
-    fn factors(&self, chosen: &Chosen, rank: usize, (out, input): (usize, usize), init: &mut Stream) -> Result<(Factor, Factor)> {
+    fn factors(&self, chosen: &Chosen, rank: usize, (out, input): (usize, usize), init: &mut Initializer<'_>) -> Result<(Factor, Factor)> {
         let ((a, b), (c, d)) = (factorization(out, self.decompose_factor), factorization(input, self.decompose_factor));
         let param = |which: &str, value: Tensor| Param::trainable(tensor_name(chosen, &format!("lokr_{which}")), value);
-        let zeros = |rows, columns| Tensor::zeros((rows, columns), DType::F32, &Device::Cpu);
         let is_product = |rows: usize, columns: usize| 2 * rank < rows.max(columns);
         let w1 = if self.decompose_both && is_product(a, c) {
-            Factor::Product(param("w1_a", zeros(a, rank)?), param("w1_b", kaiming_uniform(rank, c, init)?))
+            Factor::Product(param("w1_a", init.zeros((a, rank))?), param("w1_b", init.kaiming_uniform(rank, c)?))
         } else {
-            Factor::Whole(param("w1", zeros(a, c)?))
+            Factor::Whole(param("w1", init.zeros((a, c))?))
         };
         let w2 = if is_product(b, d) {
-            Factor::Product(param("w2_a", kaiming_uniform(b, rank, init)?), param("w2_b", kaiming_uniform(rank, d, init)?))
+            Factor::Product(param("w2_a", init.kaiming_uniform(b, rank)?), param("w2_b", init.kaiming_uniform(rank, d)?))
         } else {
-            Factor::Whole(param("w2", kaiming_uniform(b, d, init)?))
+            Factor::Whole(param("w2", init.kaiming_uniform(b, d)?))
         };
         Ok((w1, w2))
     }

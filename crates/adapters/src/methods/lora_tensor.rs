@@ -4,14 +4,14 @@
 //! A starts Kaiming-uniform and B at zero. A step keeps A, B and the changed tensor, all of a parameter's size.
 
 use super::Options;
-use super::parts::{at_least_one, finite, uniform, unsupported};
+use super::initializer::Initializer;
+use super::parts::{at_least_one, finite, unsupported};
 use crate::error::Result;
 use crate::method::{AdapterParam, AttachContext, Attachment, Method};
 use crate::selection::Chosen;
 use peftbench_models::slots::{ParamAdapter, ParamSlot, SlotMut};
 use peftbench_models::{Model, Pass};
-use peftbench_ops::{DType, Device, Param, Tensor, Var};
-use peftbench_spec::seed::Stream;
+use peftbench_ops::{Param, Var};
 use peftbench_spec::{SlotKind, SpecError, TargetExpr};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -44,7 +44,7 @@ impl Options for LoraTensor {
 }
 
 impl LoraTensor {
-    fn attach_to(&self, slot: &mut ParamSlot, chosen: &Chosen, init: &mut Stream) -> Result<Vec<Param>> {
+    fn attach_to(&self, slot: &mut ParamSlot, chosen: &Chosen, init: &mut Initializer<'_>) -> Result<Vec<Param>> {
         let value = slot.param.value();
         let rows = value.dims().first().copied().unwrap_or(1);
         let columns = value.elem_count() / rows;
@@ -57,8 +57,8 @@ impl LoraTensor {
             return Err(SpecError::at("r", problem).into());
         }
         let name = |which: &str| format!("base_model.model.{}.lora_{which}", chosen.slot);
-        let a = Param::trainable(name("A"), uniform(init, &[self.r, columns], 1.0 / (columns as f64).sqrt())?);
-        let b = Param::trainable(name("B"), Tensor::zeros((rows, self.r), DType::F32, &Device::Cpu)?);
+        let a = Param::trainable(name("A"), init.kaiming_uniform(self.r, columns)?);
+        let b = Param::trainable(name("B"), init.zeros((rows, self.r))?);
         let scale = self.lora_alpha / self.r as f64;
         slot.attach(Box::new(Update { a: a.clone(), b: b.clone(), scale, layer: chosen.layer }));
         Ok(vec![a, b])
@@ -92,11 +92,12 @@ impl Method for LoraTensor {
 
     fn attach(&self, model: &mut dyn Model, context: &mut AttachContext<'_>) -> Result<Attachment> {
         let mut found: Result<Vec<AdapterParam>> = Ok(Vec::new());
+        let init = &mut Initializer::of(model, context.init);
         model.visit_slots(&mut |slot| {
             let SlotMut::Param(slot) = slot else { return };
             let Some(chosen) = context.chosen.iter().find(|c| c.slot == slot.info.path) else { return };
             let Ok(params) = &mut found else { return };
-            match self.attach_to(slot, chosen, context.init) {
+            match self.attach_to(slot, chosen, init) {
                 Ok(added) => params.extend(added.into_iter().map(|param| AdapterParam::added(param, chosen))),
                 Err(error) => found = Err(error),
             }

@@ -6,7 +6,8 @@
 //! pass. `init_weights = "mini"` repeats a D of `mini_r` columns along the outputs.
 
 use super::Options;
-use super::parts::{at_least_one, attach_linear, dropout_rate, linear_config, projection_targets, refuse_part, tensor_name, uniform};
+use super::initializer::Initializer;
+use super::parts::{at_least_one, attach_linear, dropout_rate, linear_config, projection_targets, refuse_part, tensor_name};
 use crate::error::Result;
 use crate::method::{AttachContext, Attachment, Method};
 use crate::selection::Chosen;
@@ -14,8 +15,7 @@ use peftbench_models::slots::{LinearAdapter, LinearSlot};
 use peftbench_models::{Model, Pass};
 use peftbench_ops::candle_fn::DerivedWeight;
 use peftbench_ops::linear::{LowRank, RowRanges};
-use peftbench_ops::{DType, Device, Param, Tensor, Var};
-use peftbench_spec::seed::Stream;
+use peftbench_ops::{Param, Tensor, Var};
 use peftbench_spec::{SlotKind, SpecError, TargetExpr};
 use serde::{Deserialize, Serialize};
 use std::rc::Rc;
@@ -94,7 +94,7 @@ impl Miss {
         }
     }
 
-    fn attach_to(&self, slot: &mut LinearSlot, chosen: &Chosen, init: &mut Stream) -> Result<Vec<Param>> {
+    fn attach_to(&self, slot: &mut LinearSlot, chosen: &Chosen, init: &mut Initializer<'_>) -> Result<Vec<Param>> {
         let (all, input) = slot.dims();
         let part = chosen.part.as_ref().and_then(|name| slot.parts.iter().find(|part| part.name == name));
         let rows = part.map_or_else(|| (0..all).into(), |part| part.rows.clone());
@@ -102,8 +102,8 @@ impl Miss {
         let dims = self.dims(out, input, &chosen.path())?;
         let start = match self.init_weights {
             // As torch's Kaiming-uniform with a = √5, which takes the second dimension for the fan-in.
-            Variant::Plain(false) => uniform(init, &dims, 1.0 / (out as f64).sqrt())?,
-            _ => Tensor::zeros(dims, DType::F32, &Device::Cpu)?,
+            Variant::Plain(false) => init.uniform(dims, 1.0 / (out as f64).sqrt())?,
+            _ => init.zeros(dims)?,
         };
         let block = Param::trainable(tensor_name(chosen, "miss_block"), start);
         if self.init_weights == Variant::Named(NamedVariant::Bat) {
@@ -111,7 +111,7 @@ impl Miss {
             slot.attach(Box::new(Bat { block: block.clone(), layer: chosen.layer }));
         } else {
             let identities: Vec<f32> = (0..self.r * input).map(|i| if i / input == i % input % self.r { 1.0 } else { 0.0 }).collect();
-            let fold = Tensor::from_vec(identities, (self.r, input), &Device::Cpu)?;
+            let fold = init.values(identities, (self.r, input))?;
             slot.attach(Box::new(Shared { block: block.clone(), fold, out, rows, dropout: self.miss_dropout }));
         }
         Ok(vec![block])
@@ -196,12 +196,13 @@ mod tests {
     #[test]
     fn the_bat_variant_is_its_definition_block_by_block() {
         let mut stream = seed::stream(0, "bat");
-        let (weight, block) = (uniform(&mut stream, &[6, 4], 1.0).unwrap(), uniform(&mut stream, &[3, 2, 2], 1.0).unwrap());
+        let mut init = Initializer::on_cpu(&mut stream);
+        let (weight, block) = (init.uniform((6, 4), 1.0).unwrap(), init.uniform((3, 2, 2), 1.0).unwrap());
         let found = bat(&weight, &block).unwrap();
         for o in 0..3 {
             for i in 0..2 {
                 let part = |t: &Tensor| t.narrow(0, 2 * o, 2).unwrap().narrow(1, 2 * i, 2).unwrap().contiguous().unwrap();
-                let sum = (part(&weight) + Tensor::eye(2, DType::F32, &Device::Cpu).unwrap()).unwrap();
+                let sum = (part(&weight) + Tensor::eye(2, weight.dtype(), weight.device()).unwrap()).unwrap();
                 let expected = sum.matmul(&block.get(o).unwrap()).unwrap();
                 let error = (part(&found) - expected).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
                 assert!(error < 1e-6, "block {o}, {i}: {error}");

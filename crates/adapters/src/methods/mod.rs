@@ -13,6 +13,7 @@ pub mod full;
 pub mod hra;
 pub mod ia3;
 pub mod initial_state;
+mod initializer;
 pub mod ln_tuning;
 pub mod loha;
 pub mod lokr;

@@ -4,14 +4,14 @@
 //! The blocks are applied to the input; neither R nor W R is ever formed. A step keeps the input and the blocks.
 
 use super::Options;
-use super::parts::{attach_linear, between, dropout_rate, linear_config, normal, projection_targets, refuse_part, tensor_name};
+use super::initializer::Initializer;
+use super::parts::{attach_linear, between, dropout_rate, linear_config, projection_targets, refuse_part, tensor_name};
 use super::rotation::{Skew, cayley, cayley_neumann, drop_blocks};
 use crate::error::Result;
 use crate::method::{AttachContext, Attachment, Method};
 use peftbench_models::slots::{LinearAdapter, LinearSlot};
 use peftbench_models::{Model, Pass};
-use peftbench_ops::{DType, Device, Param, Tensor, Var};
-use peftbench_spec::seed::Stream;
+use peftbench_ops::{Param, Var};
 use peftbench_spec::{SlotKind, SpecError, TargetExpr};
 use serde::{Deserialize, Serialize};
 
@@ -80,15 +80,22 @@ impl Oft {
         }
     }
 
-    fn attach_to(&self, slot: &mut LinearSlot, chosen: &crate::selection::Chosen, init: &mut Stream) -> Result<Vec<Param>> {
+    fn attach_to(&self, slot: &mut LinearSlot, chosen: &crate::selection::Chosen, init: &mut Initializer<'_>) -> Result<Vec<Param>> {
         refuse_part("oft", chosen)?;
         let (blocks, side) = self.shape(slot.dims().1, &chosen.path())?;
         let dims = [if self.block_share { 1 } else { blocks }, side * (side - 1) / 2];
-        let start = if self.init_weights { Tensor::zeros(&dims, DType::F32, &Device::Cpu)? } else { normal(init, &dims, 0.1)? };
+        let start = if self.init_weights { init.zeros(&dims)? } else { init.normal(&dims, 0.1)? };
         let weight = Param::trainable(tensor_name(chosen, "oft_R.weight"), start);
         let terms = self.use_cayley_neumann.then_some(self.num_cayley_neumann_terms);
         let dropout = self.module_dropout;
-        slot.attach(Box::new(Rotation { weight: weight.clone(), skew: Skew::new(side)?, blocks, terms, dropout, layer: chosen.layer }));
+        slot.attach(Box::new(Rotation {
+            weight: weight.clone(),
+            skew: Skew::new(side, init)?,
+            blocks,
+            terms,
+            dropout,
+            layer: chosen.layer,
+        }));
         Ok(vec![weight])
     }
 }

@@ -5,6 +5,7 @@
 
 use super::Options;
 use super::encoder::{Between, Encoder, PROMPT_KEYS, has_network};
+use super::initializer::Initializer;
 use super::parts::{at_least_one, attach_prompt, entries};
 use crate::error::Result;
 use crate::method::{AttachContext, Attachment, Method};
@@ -98,8 +99,8 @@ impl Method for PTuning {
     fn attach(&self, model: &mut dyn Model, context: &mut AttachContext<'_>) -> Result<Attachment> {
         let (tokens, width) = (self.num_virtual_tokens, model.hidden_size());
         let hidden = self.encoder_hidden_size.unwrap_or(width);
-        let encoder =
-            Encoder::network("prompt_embeddings", "mlp_head", tokens, &[width, hidden, hidden, width], Between::Relu, context.init)?;
+        let init = &mut Initializer::of(model, context.init);
+        let encoder = Encoder::network("prompt_embeddings", "mlp_head", tokens, &[width, hidden, hidden, width], Between::Relu, init)?;
         let params = attach_prompt(model, encoder.params(), || Box::new(VirtualTokens(encoder.clone())));
         let peft_config = json!({
             "peft_type": "P_TUNING",

@@ -1,21 +1,19 @@
 //! What many methods share: attaching to linear slots, checking options, drawing initial values.
 
+use super::initializer::Initializer;
 use crate::error::{AdapterError, Result};
 use crate::export::TargetModules;
 use crate::method::{AdapterParam, AttachContext};
 use crate::selection::Chosen;
 use peftbench_models::slots::{LinearSlot, PromptAdapter, SlotMut, StateSlot};
 use peftbench_models::{Model, Pass};
-use peftbench_ops::{Device, Param, Tensor, Var};
-use peftbench_spec::seed::Stream;
+use peftbench_ops::{Param, Tensor, Var};
 use peftbench_spec::{Role, SpecError, TargetExpr};
-use rand::RngExt;
-use rand_distr::{Distribution, StandardNormal};
 use serde::Serialize;
 use serde_json::{Map, Value, json};
 
-/// What is attached to one linear layer: from its slot, what was chosen and the stream of initialisation to the tensors.
-pub(crate) type AttachLinear<'a> = dyn FnMut(&mut LinearSlot, &Chosen, &mut Stream) -> Result<Vec<Param>> + 'a;
+/// What is attached to one linear layer: from its slot, what was chosen and the initializer to the tensors.
+pub(crate) type AttachLinear<'a> = dyn FnMut(&mut LinearSlot, &Chosen, &mut Initializer<'_>) -> Result<Vec<Param>> + 'a;
 
 /// Calls `attach` for every chosen linear slot, or row part of one, in the model's order; it returns the tensors it has added there.
 pub(crate) fn attach_linear(
@@ -25,6 +23,7 @@ pub(crate) fn attach_linear(
     attach: &mut AttachLinear<'_>,
 ) -> Result<Vec<AdapterParam>> {
     let mut found: Result<Vec<AdapterParam>> = Ok(Vec::new());
+    let init = &mut Initializer::of(model, context.init);
     model.visit_slots(&mut |slot| {
         let SlotMut::Linear(slot) = slot else { return };
         let path = slot.info.path.clone();
@@ -32,7 +31,7 @@ pub(crate) fn attach_linear(
             let Ok(params) = &mut found else { return };
             let added = match slot.info.role {
                 Role::LmHead => Err(unsupported(method, "does not adapt the head; take it away with `!lm_head`")),
-                _ => attach(slot, chosen, context.init),
+                _ => attach(slot, chosen, init),
             };
             match added {
                 Ok(added) => params.extend(added.into_iter().map(|param| AdapterParam::added(param, chosen))),
@@ -100,22 +99,6 @@ pub(crate) fn between(pass: &Pass<'_>, layer: Option<usize>, from: &Var, to: Var
     }
 }
 
-/// Values uniform within ± bound.
-pub(crate) fn uniform(init: &mut Stream, dims: &[usize], bound: f64) -> Result<Tensor> {
-    let values: Vec<f32> = (0..dims.iter().product()).map(|_| (bound * (2.0 * init.random::<f64>() - 1.0)) as f32).collect();
-    Ok(Tensor::from_vec(values, dims, &Device::Cpu)?)
-}
-
-/// Normal values with mean 0 and this deviation.
-pub(crate) fn normal(init: &mut Stream, dims: &[usize], deviation: f64) -> Result<Tensor> {
-    let draw = |_| {
-        let z: f64 = StandardNormal.sample(init);
-        (deviation * z) as f32
-    };
-    let values: Vec<f32> = (0..dims.iter().product::<usize>()).map(draw).collect();
-    Ok(Tensor::from_vec(values, dims, &Device::Cpu)?)
-}
-
 /// Checks that an option is at least 1.
 pub(crate) fn at_least_one(field: &str, value: usize) -> peftbench_spec::error::Result<()> {
     if value == 0 { Err(SpecError::at(field, "expected at least 1, found 0")) } else { Ok(()) }
@@ -157,8 +140,8 @@ pub(crate) fn projection_targets(arch: &str) -> TargetExpr {
     }
 }
 
-/// What is attached to one SSM layer: from its slot, the value of its A_log, what was chosen and the stream of initialisation to the tensors.
-pub(crate) type AttachState<'a> = dyn FnMut(&mut StateSlot, Option<&Tensor>, &Chosen, &mut Stream) -> Result<Vec<Param>> + 'a;
+/// What is attached to one SSM layer: from its slot, the value of its A_log, what was chosen and the initializer to the tensors.
+pub(crate) type AttachState<'a> = dyn FnMut(&mut StateSlot, Option<&Tensor>, &Chosen, &mut Initializer<'_>) -> Result<Vec<Param>> + 'a;
 
 /// Calls `attach` for every chosen SSM layer, in the model's order.
 pub(crate) fn attach_state(
@@ -167,6 +150,7 @@ pub(crate) fn attach_state(
     attach: &mut AttachState<'_>,
 ) -> Result<Vec<AdapterParam>> {
     let mut found: Result<Vec<AdapterParam>> = Ok(Vec::new());
+    let init = &mut Initializer::of(model, context.init);
     // A layer's own A_log is visited before its state slot.
     let mut a_log: Option<(Option<usize>, Tensor)> = None;
     model.visit_slots(&mut |slot| match slot {
@@ -176,7 +160,7 @@ pub(crate) fn attach_state(
             let own = a_log.as_ref().filter(|(layer, _)| *layer == slot.info.layer).map(|(_, value)| value);
             for chosen in context.chosen.iter().filter(|c| c.slot == path) {
                 let Ok(params) = &mut found else { return };
-                match attach(slot, own, chosen, context.init) {
+                match attach(slot, own, chosen, init) {
                     Ok(added) => params.extend(added.into_iter().map(|param| AdapterParam::added(param, chosen))),
                     Err(error) => found = Err(error),
                 }

@@ -8,7 +8,8 @@
 
 use super::Options;
 use super::encoder::{Between, Encoder, PROMPT_KEYS, has_network};
-use super::parts::{at_least_one, entries, normal, unsupported};
+use super::initializer::Initializer;
+use super::parts::{at_least_one, entries, unsupported};
 use crate::error::Result;
 use crate::method::{AdapterParam, AttachContext, Attachment, FileForm, Method};
 use peftbench_models::slots::{PrefixAdapter, SlotMut, StateAdapter};
@@ -94,16 +95,16 @@ impl StateAdapter for LayerPrefix {
 }
 
 impl PrefixTuning {
-    fn encoder(&self, places: &[Place], hidden: usize, context: &mut AttachContext<'_>) -> Result<Encoder> {
+    fn encoder(&self, places: &[Place], hidden: usize, init: &mut Initializer<'_>) -> Result<Encoder> {
         let total: usize = places.iter().map(|place| place.width * if place.attention { 2 } else { 1 }).sum();
         let tokens = self.num_virtual_tokens;
         let encoder = if self.prefix_projection {
             // Embeddings are as wide as the keys, as Hugging Face has it; in a model without attention as the residual stream.
             let width = places.iter().find(|place| place.attention).map_or(hidden, |place| place.width);
             let widths = [width, self.encoder_hidden_size.unwrap_or(width), total];
-            Encoder::network("prompt_embeddings", "transform", tokens, &widths, Between::Tanh, context.init)?
+            Encoder::network("prompt_embeddings", "transform", tokens, &widths, Between::Tanh, init)?
         } else {
-            Encoder::plain("prompt_embeddings", normal(context.init, &[tokens, total], 1.0)?)
+            Encoder::plain("prompt_embeddings", init.normal((tokens, total), 1.0)?)
         };
         if self.init_weights == Some(Start::Zero) { encoder.zeroed() } else { Ok(encoder) }
     }
@@ -161,7 +162,7 @@ impl Method for PrefixTuning {
         if let Some(path) = refused {
             return Err(unsupported("prefix", format!("the layer of `{path}` takes no virtual inputs; take it away with `!`")));
         }
-        let encoder = Arc::new(self.encoder(&places, model.hidden_size(), context)?);
+        let encoder = Arc::new(self.encoder(&places, model.hidden_size(), &mut Initializer::of(model, context.init))?);
         let is_chosen = |path: &str| context.chosen.iter().any(|c| c.slot == path);
         let mut next = places.iter();
         model.visit_slots(&mut |slot| {

@@ -2,14 +2,14 @@
 
 use super::Options;
 use super::encoder::has_network;
+use super::initializer::Initializer;
 use crate::error::Result;
 use crate::method::{AdapterParam, AttachContext, Attachment, Method};
 use peftbench_models::slots::{PromptAdapter, SlotMut};
 use peftbench_models::{Model, Pass};
-use peftbench_ops::{DType, Device, Param, Tensor, Var};
+use peftbench_ops::{Param, Tensor, Var};
 use peftbench_spec::{Role, SlotKind, SpecError, TargetExpr};
 use rand::RngExt;
-use rand_distr::{Distribution, StandardNormal};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
@@ -88,11 +88,11 @@ impl PromptTuning {
     /// The first embeddings, [virtual tokens, hidden].
     fn start(&self, model: &mut dyn Model, context: &mut AttachContext<'_>) -> Result<Tensor> {
         let (tokens, hidden) = (self.num_virtual_tokens, model.hidden_size());
+        let mut init = Initializer::of(model, context.init);
         if self.prompt_tuning_init == Init::Random {
-            let values: Vec<f32> = (0..tokens * hidden).map(|_| StandardNormal.sample(context.init)).collect();
-            return Ok(Tensor::from_vec(values, (tokens, hidden), &Device::Cpu)?);
+            return init.normal((tokens, hidden), 1.0);
         }
-        let ids: Vec<u32> = (0..tokens).map(|_| context.init.random_range(0..model.vocab_size() as u32)).collect();
+        let ids: Vec<u32> = (0..tokens).map(|_| init.stream().random_range(0..model.vocab_size() as u32)).collect();
         let mut table = None;
         model.visit_slots(&mut |slot| {
             if let SlotMut::Param(slot) = slot
@@ -101,7 +101,7 @@ impl PromptTuning {
                 table = Some(slot.param.value());
             }
         });
-        let Some(table) = table else { return Ok(Tensor::zeros((tokens, hidden), DType::F32, &Device::Cpu)?) };
+        let Some(table) = table else { return init.zeros((tokens, hidden)) };
         Ok(table.contiguous()?.index_select(&Tensor::new(ids, table.device())?, 0)?)
     }
 }

@@ -1,8 +1,9 @@
 //! Rotations from skew-symmetric generators, applied block by block, for OFT and BOFT.
 
+use super::initializer::Initializer;
 use crate::error::Result;
 use peftbench_models::Pass;
-use peftbench_ops::{DType, Device, Tape, Tensor, Var};
+use peftbench_ops::{DType, Tape, Tensor, Var};
 use rand::seq::index;
 
 /// Skew-symmetric blocks from the elements above their diagonals: [blocks, b (b − 1) / 2] → [blocks, b, b].
@@ -16,15 +17,15 @@ pub(crate) struct Skew {
 
 impl Skew {
     /// Blocks of `side` rows.
-    pub fn new(side: usize) -> Result<Self> {
+    pub fn new(side: usize, init: &Initializer<'_>) -> Result<Self> {
         let (mut index, mut sign) = (vec![0u32; side * side], vec![0f32; side * side]);
         let pairs = (0..side).flat_map(|i| (i + 1..side).map(move |j| (i, j)));
         for (k, (i, j)) in pairs.enumerate() {
             (index[i * side + j], sign[i * side + j]) = (k as u32 + 1, 1.0);
             (index[j * side + i], sign[j * side + i]) = (k as u32 + 1, -1.0);
         }
-        let sign = Tensor::from_vec(sign, (1, side, side), &Device::Cpu)?;
-        Ok(Self { side, index: Tensor::from_vec(index, side * side, &Device::Cpu)?, sign })
+        let sign = init.values(sign, (1, side, side))?;
+        Ok(Self { side, index: Tensor::from_vec(index, side * side, sign.device())?, sign })
     }
 
     /// The blocks.
@@ -40,7 +41,7 @@ impl Skew {
 
 fn identity(like: &Var) -> peftbench_ops::Result<Var> {
     let (blocks, side, _) = like.value().dims3()?;
-    Ok(Var::constant(Tensor::eye(side, DType::F32, &Device::Cpu)?.broadcast_as((blocks, side, side))?.contiguous()?))
+    Ok(Var::constant(Tensor::eye(side, DType::F32, like.value().device())?.broadcast_as((blocks, side, side))?.contiguous()?))
 }
 
 /// The Cayley transform (I − Q)(I + Q)⁻¹ of skew-symmetric blocks Q [blocks, b, b], exactly: 2 (I + Q)⁻¹ − I. Keeps the inverse.
@@ -82,7 +83,7 @@ pub(crate) fn drop_blocks(pass: &Pass<'_>, blocks: &Var, rate: f64) -> peftbench
     }
     let mut kept = vec![1f32; count];
     index::sample(&mut *stream.borrow_mut(), count, dropped).into_iter().for_each(|i| kept[i] = 0.0);
-    let kept = Tensor::from_vec(kept, (count, 1, 1), &Device::Cpu)?;
+    let kept = Tensor::from_vec(kept, (count, 1, 1), blocks.value().device())?;
     let rest = identity(blocks)?.value().broadcast_mul(&(1.0 - &kept)?)?;
     pass.tape.add(&pass.tape.mul(blocks, &Var::constant(kept))?, &Var::constant(rest))
 }
@@ -94,8 +95,10 @@ mod tests {
     fn blocks(scale: f64) -> (Tape, Var) {
         let tape = Tape::inference();
         let values: Vec<f32> = (0..12).map(|i| (scale * ((i * 7 % 11) as f64 - 5.0)) as f32).collect();
-        let elements = Var::constant(Tensor::from_vec(values, (2, 6), &Device::Cpu).unwrap());
-        let skew = Skew::new(4).unwrap().blocks(&tape, &elements).unwrap();
+        let mut stream = peftbench_spec::seed::stream(0, "rotation");
+        let init = Initializer::on_cpu(&mut stream);
+        let elements = Var::constant(init.values(values, (2, 6)).unwrap());
+        let skew = Skew::new(4, &init).unwrap().blocks(&tape, &elements).unwrap();
         (tape, skew)
     }
 

@@ -10,7 +10,7 @@ use crate::error::Result;
 use crate::method::{AttachContext, Attachment, Method};
 use peftbench_models::slots::StateAdapter;
 use peftbench_models::{Model, Pass};
-use peftbench_ops::{DType, Device, Param, Tensor, Var};
+use peftbench_ops::{Param, Tensor, Var};
 use peftbench_spec::{SlotKind, TargetExpr};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -68,7 +68,7 @@ impl Method for StateOffset {
     }
 
     fn attach(&self, model: &mut dyn Model, context: &mut AttachContext<'_>) -> Result<Attachment> {
-        let params = attach_state(model, context, &mut |slot, _, chosen, _| {
+        let params = attach_state(model, context, &mut |slot, _, chosen, init| {
             if !slot.extensions.output_offset {
                 return Err(unsupported("state_offset", format!("the layer of `{}` cannot add it; take it away with `!`", chosen.slot)));
             }
@@ -76,7 +76,7 @@ impl Method for StateOffset {
                 Offset::State => ("state_offset", vec![slot.inner, slot.state]),
                 Offset::Output => ("output_offset", vec![slot.inner]),
             };
-            let value = Param::trainable(tensor_name(chosen, name), Tensor::zeros(dims, DType::F32, &Device::Cpu)?);
+            let value = Param::trainable(tensor_name(chosen, name), init.zeros(dims)?);
             slot.attach(Box::new(Added { value: value.clone(), offset: self.offset, layer: chosen.layer }));
             Ok(vec![value])
         })?;

@@ -3,7 +3,8 @@
 //!
 //! Computed as a low-rank update whose A needs no gradient, with λ_b ⊙ B ⊙ λ_d in place of B: what is kept is A x, not x.
 
-use super::parts::{at_least_one, dropout_rate, finite, linear_config, projection_targets, tensor_name, uniform};
+use super::initializer::Initializer;
+use super::parts::{at_least_one, dropout_rate, finite, linear_config, projection_targets, tensor_name};
 use super::{Options, try_visit};
 use crate::error::Result;
 use crate::method::{AdapterParam, AttachContext, Attachment, Method};
@@ -11,7 +12,7 @@ use crate::selection::{Chosen, rows_of};
 use peftbench_models::slots::{LinearAdapter, SlotMut};
 use peftbench_models::{Model, Pass};
 use peftbench_ops::linear::{LowRank, RowRanges};
-use peftbench_ops::{DType, Device, Param, Tensor, Var};
+use peftbench_ops::{Param, Var};
 use peftbench_spec::{SlotKind, SpecError, TargetExpr, seed};
 use serde::{Deserialize, Serialize};
 
@@ -88,10 +89,10 @@ impl Vera {
                 input = input.max(slot.dims().1);
             }
         });
-        let draw = |name: &str, rows: usize, columns: usize| -> Result<Param> {
+        let mut draw = |name: &str, rows: usize, columns: usize| -> Result<Param> {
             let bound = (6.0 / columns as f64).sqrt();
             let mut stream = seed::stream(self.projection_prng_key, &format!("vera/{name}"));
-            Ok(Param::frozen(format!("base_model.{name}"), uniform(&mut stream, &[rows, columns], bound)?))
+            Ok(Param::frozen(format!("base_model.{name}"), Initializer::of(model, &mut stream).uniform((rows, columns), bound)?))
         };
         Ok((draw("vera_A", self.r, input)?, draw("vera_B", out, self.r)?))
     }
@@ -109,14 +110,15 @@ impl Method for Vera {
     fn attach(&self, model: &mut dyn Model, context: &mut AttachContext<'_>) -> Result<Attachment> {
         let (a, b) = self.projections(model, context.chosen)?;
         let mut params = Vec::new();
+        let init = Initializer::of(model, context.init);
         try_visit(model, &mut |slot| {
             let SlotMut::Linear(slot) = slot else { return Ok(()) };
             let path = slot.info.path.clone();
             for chosen in context.chosen.iter().filter(|c| c.slot == path) {
                 let rows = rows_of(chosen, slot);
                 let name = |which: &str| tensor_name(chosen, &format!("vera_lambda_{which}"));
-                let lambda_b = Param::trainable(name("b"), Tensor::zeros(rows.len(), DType::F32, &Device::Cpu)?);
-                let lambda_d = Param::trainable(name("d"), Tensor::full(self.d_initial as f32, self.r, &Device::Cpu)?);
+                let lambda_b = Param::trainable(name("b"), init.zeros(rows.len())?);
+                let lambda_d = Param::trainable(name("d"), (init.ones(self.r)? * self.d_initial)?);
                 params.extend([lambda_b.clone(), lambda_d.clone()].map(|param| AdapterParam::added(param, chosen)));
                 let (a, b, columns) = (a.clone(), b.clone(), slot.dims().1);
                 slot.attach(Box::new(Update { a, b, lambda_b, lambda_d, dropout: self.vera_dropout, columns, rows }));

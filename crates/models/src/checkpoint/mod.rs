@@ -84,6 +84,14 @@ impl Checkpoint {
         Ok(Self { origin, files, index, used: RefCell::default(), device: device.clone() })
     }
 
+    /// Opens one file whose tensors are to stay in the processor's memory.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::open_files`].
+    pub fn open_on_host(path: &Path) -> Result<Self> {
+        Self::open_files(&[path.to_owned()], path.display().to_string(), &Device::Cpu)
+    }
+
     /// Opens the shards that the index names.
     fn open_shards(folder: &Path, index: &Path, device: &Device) -> Result<Self> {
         #[derive(Deserialize)]

@@ -1,9 +1,9 @@
 //! Which entries of E stay: peft's `RankAllocator`.
 
-use super::{AdaLora, Triple};
+use super::{AdaLora, Initializer, Triple};
 use crate::error::Result;
 use crate::method::TrainingStep;
-use peftbench_ops::{Device, Gradients, Param, Tensor};
+use peftbench_ops::{Gradients, Param, Tensor};
 use std::sync::Arc;
 
 /// Scores of all layers. Clones share them.
@@ -62,14 +62,13 @@ impl Score {
 }
 
 impl Allocator {
-    pub fn new(triples: Vec<Triple>) -> Result<Self> {
+    pub fn new(triples: Vec<Triple>, init: &Initializer<'_>) -> Result<Self> {
         let layer = |triple: Triple| -> Result<Layer> {
-            let rank = triple.e.value().dims()[0];
-            let mask = Param::frozen(format!("{}.mask", triple.e.name()), Tensor::ones(rank, peftbench_ops::DType::F32, &Device::Cpu)?);
+            let mask = Param::frozen(format!("{}.mask", triple.e.name()), init.ones(triple.e.elem_count())?);
             Ok(Layer { scores: [Score::new(&triple.a)?, Score::new(&triple.e)?, Score::new(&triple.b)?], mask, triple })
         };
         let layers = triples.into_iter().map(layer).collect::<Result<_>>()?;
-        let allocated = Param::frozen("adalora.allocated", Tensor::new(&[0.0f32], &Device::Cpu)?);
+        let allocated = Param::frozen("adalora.allocated", init.zeros(1)?);
         Ok(Self(Arc::new(Inner { layers, allocated })))
     }
 
@@ -125,9 +124,9 @@ impl Allocator {
         let Some(&threshold) = pruned.checked_sub(1).and_then(|last| all.get(last)) else { return Ok(()) };
         for (layer, scores) in self.0.layers.iter().zip(scores) {
             let mask: Vec<f32> = scores.iter().map(|score| f32::from(u8::from(*score > threshold))).collect();
-            layer.mask.set(Tensor::new(mask, &Device::Cpu)?)?;
+            layer.mask.set(Tensor::new(mask, layer.mask.value().device())?)?;
         }
-        self.0.allocated.set(Tensor::new(&[1.0f32], &Device::Cpu)?)?;
+        self.0.allocated.set(self.0.allocated.value().ones_like()?)?;
         self.apply_masks()
     }
 
@@ -163,7 +162,8 @@ pub(super) fn budget(options: &AdaLora, initial: usize, layers: usize, step: u64
 #[cfg(test)]
 mod tests {
     use super::*;
-    use peftbench_ops::{DType, Tape};
+    use peftbench_ops::{DType, Device, Tape};
+    use peftbench_spec::seed;
 
     fn options() -> AdaLora {
         AdaLora { init_r: 3, target_r: 1, tinit: 2, tfinal: 3, total_step: 12, beta1: 0.5, beta2: 0.5, ..AdaLora::default() }
@@ -185,7 +185,7 @@ mod tests {
             };
             Triple { path: format!("layers.{l}"), a: tensor("A", 3, 2), e: tensor("E", 3, 1), b: tensor("B", 2, 3) }
         };
-        Allocator::new(vec![layer(0), layer(1)]).unwrap()
+        Allocator::new(vec![layer(0), layer(1)], &Initializer::on_cpu(&mut seed::stream(0, "allocator"))).unwrap()
     }
 
     fn entries(allocator: &Allocator) -> Vec<Vec<f32>> {

@@ -5,7 +5,7 @@ use super::{AdaLora, Triple};
 use crate::error::Result;
 use crate::folder::FileTensors;
 use crate::method::FileForm;
-use peftbench_ops::{Device, Param, Tensor};
+use peftbench_ops::{Param, Tensor};
 use serde_json::{Map, Value};
 
 /// The form of all layers.
@@ -36,7 +36,7 @@ fn select(tensor: &Tensor, kept: &[bool], dim: usize) -> Result<Tensor> {
         dims[dim] = 0;
         return Ok(Tensor::zeros(dims, tensor.dtype(), tensor.device())?);
     }
-    Ok(tensor.contiguous()?.index_select(&Tensor::new(indices, &Device::Cpu)?, dim)?)
+    Ok(tensor.contiguous()?.index_select(&Tensor::new(indices, tensor.device())?, dim)?)
 }
 
 /// `part` in the first places of dimension `dim` of `whole`.

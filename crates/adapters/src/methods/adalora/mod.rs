@@ -8,8 +8,9 @@
 mod allocator;
 mod files;
 
+use super::initializer::Initializer;
 use super::lora::check_fits;
-use super::parts::{at_least_one, dropout_rate, finite, linear_config, normal, projection_targets, tensor_name};
+use super::parts::{at_least_one, dropout_rate, finite, linear_config, projection_targets, tensor_name};
 use super::{Options, try_visit};
 use crate::error::Result;
 use crate::method::{AdapterParam, AttachContext, Attachment, Method, Training, TrainingStep};
@@ -19,7 +20,7 @@ use files::Pruned;
 use peftbench_models::slots::{LinearAdapter, SlotMut};
 use peftbench_models::{Model, Pass};
 use peftbench_ops::linear::{LowRank, RowRanges};
-use peftbench_ops::{DType, Device, Param, Tape, Tensor, Var};
+use peftbench_ops::{DType, Param, Tape, Tensor, Var};
 use peftbench_spec::{SlotKind, SpecError, TargetExpr};
 use serde::{Deserialize, Serialize};
 use std::sync::Arc;
@@ -212,6 +213,7 @@ impl Method for AdaLora {
     fn attach(&self, model: &mut dyn Model, context: &mut AttachContext<'_>) -> Result<Attachment> {
         let (mut params, mut triples) = (Vec::new(), Vec::new());
         let rank = self.init_r;
+        let init = &mut Initializer::of(model, context.init);
         try_visit(model, &mut |slot| {
             let SlotMut::Linear(slot) = slot else { return Ok(()) };
             let (path, input) = (slot.info.path.clone(), slot.dims().1);
@@ -220,9 +222,9 @@ impl Method for AdaLora {
                 check_fits("init_r", rank, (rows.len(), input), &path, context.loading)?;
                 let param = |which: &str, value| Param::trainable(tensor_name(chosen, &format!("lora_{which}")), value);
                 let triple = Triple {
-                    a: param("A", normal(context.init, &[rank, input], 0.02)?),
-                    e: param("E", Tensor::zeros((rank, 1), DType::F32, &Device::Cpu)?),
-                    b: param("B", normal(context.init, &[rows.len(), rank], 0.02)?),
+                    a: param("A", init.normal((rank, input), 0.02)?),
+                    e: param("E", init.zeros((rank, 1))?),
+                    b: param("B", init.normal((rows.len(), rank), 0.02)?),
                     path: path.clone(),
                 };
                 params.extend([&triple.a, &triple.e, &triple.b].map(|param| AdapterParam::added(param.clone(), chosen)));
@@ -233,7 +235,7 @@ impl Method for AdaLora {
             Ok(())
         })?;
         let config = linear_config("ADALORA", self, model, context.chosen);
-        let allocator = Allocator::new(triples)?;
+        let allocator = Allocator::new(triples, init)?;
         let pruned = Pruned::new(allocator.clone(), self.clone());
         let schedule = Schedule { options: self.clone(), allocator };
         Ok(Attachment { forms: vec![Arc::new(pruned)], training: vec![Arc::new(schedule)], ..Attachment::new(params, config) })
@@ -243,12 +245,13 @@ impl Method for AdaLora {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use peftbench_ops::Device;
 
     #[test]
     fn the_orthogonal_terms_gradient_agrees_with_finite_differences() {
         let mut stream = peftbench_spec::seed::stream(1, "orthogonality");
         for by_rows in [true, false] {
-            let p = Param::trainable("p", normal(&mut stream, &[3, 5], 1.0).unwrap().to_dtype(DType::F64).unwrap());
+            let p = Param::trainable("p", Initializer::on_cpu(&mut stream).normal((3, 5), 1.0).unwrap().to_dtype(DType::F64).unwrap());
             let value = || {
                 let tape = Tape::new();
                 let term = departure_from_orthonormal(&tape, &tape.param(&p), by_rows).unwrap();

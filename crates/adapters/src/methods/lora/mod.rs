@@ -14,7 +14,6 @@ pub(crate) use attach::{Attached, Trained, check_fits};
 pub use patterns::Pattern;
 pub(crate) use stacked::rows_of;
 pub use start::Start;
-pub(crate) use start::kaiming_uniform;
 
 use super::Options;
 use super::parts::{at_least_one, dropout_rate, finite, projection_targets};

@@ -10,7 +10,7 @@ use crate::error::Result;
 use crate::folder::{FileTensors, PREFIX};
 use crate::method::FileForm;
 use peftbench_ops::linear::RowRanges;
-use peftbench_ops::{DType, Device, Param, Tensor};
+use peftbench_ops::{Param, Tensor};
 
 /// The updates of one layer.
 pub(crate) struct Stacked {
@@ -109,7 +109,7 @@ pub(crate) fn rows_of(matrix: &Tensor, rows: &RowRanges) -> Result<Tensor> {
 /// The inverse of [`rows_of`]: `part` [rows, n] in a matrix [out, n] of zeros.
 pub(crate) fn spread_rows(part: &Tensor, rows: &RowRanges, out: usize) -> Result<Tensor> {
     let columns = part.dim(1)?;
-    let zeros = |count: usize| Tensor::zeros((count, columns), DType::F32, &Device::Cpu);
+    let zeros = |count: usize| Tensor::zeros((count, columns), part.dtype(), part.device());
     let (mut pieces, mut taken, mut end) = (Vec::new(), 0, 0);
     for range in rows.iter() {
         pieces.extend([zeros(range.start - end)?, part.narrow(0, taken, range.len())?]);

@@ -1,13 +1,12 @@
 //! How A and B begin.
 
-use super::super::parts::{normal, uniform};
+use super::super::initializer::Initializer;
 use super::stacked::{rows_of, spread_rows};
 use crate::decompose::{leading_basis, leading_singular};
 use crate::error::Result;
 use peftbench_models::slots::LinearSlot;
+use peftbench_ops::Tensor;
 use peftbench_ops::linear::RowRanges;
-use peftbench_ops::{DType, Device, Tensor};
-use peftbench_spec::seed::Stream;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// `init_lora_weights`, by Hugging Face's names.
@@ -55,11 +54,6 @@ impl<'de> Deserialize<'de> for Start {
     }
 }
 
-/// Uniform within ±1/√columns: `kaiming_uniform_(a=√5)` of PyTorch, the beginning of its linear layers.
-pub(crate) fn kaiming_uniform(rows: usize, columns: usize, init: &mut Stream) -> Result<Tensor> {
-    uniform(init, &[rows, columns], 1.0 / (columns as f64).sqrt())
-}
-
 /// A [rank, in] and B [rows, rank] of the rows `rows` of a layer, from whose weight what they hold is taken away.
 pub(crate) fn begin(
     start: Start,
@@ -67,18 +61,17 @@ pub(crate) fn begin(
     rows: &RowRanges,
     rank: usize,
     scale: f64,
-    init: &mut Stream,
+    init: &mut Initializer<'_>,
 ) -> Result<(Tensor, Tensor)> {
     let stored = |weight: Tensor| if slot.transposed { weight.t()?.contiguous() } else { Ok(weight) };
     let value = stored(slot.weight.param.value())?;
     let (out, input) = slot.dims();
-    let zeros = || Tensor::zeros((rows.len(), rank), DType::F32, &Device::Cpu);
     // A model of shapes only: there is nothing to decompose.
     let hollow = slot.weight.param.value().stride() == [0, 0];
     let (a, b) = match start {
-        Start::Gaussian => (normal(init, &[rank, input], 1.0 / rank as f64)?, zeros()?),
+        Start::Gaussian => (init.normal((rank, input), 1.0 / rank as f64)?, init.zeros((rows.len(), rank))?),
         Start::Pissa if !hollow => {
-            let leading = leading_singular(&rows_of(&value, rows)?, rank, init)?;
+            let leading = leading_singular(&rows_of(&value, rows)?, rank, init.stream())?;
             let roots = (leading.values / scale)?.sqrt()?;
             (leading.right.broadcast_mul(&roots.unsqueeze(1)?)?, leading.left.broadcast_mul(&roots.unsqueeze(0)?)?)
         }
@@ -87,7 +80,7 @@ pub(crate) fn begin(
             let q = leading_basis(&part, rank)?;
             (q.t()?.matmul(&part)?, q)
         }
-        _ => (kaiming_uniform(rank, input, init)?, zeros()?),
+        _ => (init.kaiming_uniform(rank, input)?, init.zeros((rows.len(), rank))?),
     };
     if start.takes_from_base() && !hollow {
         let held = (b.matmul(&a)? * scale)?;
