@@ -23,6 +23,7 @@ fn cases() -> Vec<Case> {
         options.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         options
     };
+    let lstm = json!({"type": "p_tuning", "num_virtual_tokens": 3, "encoder_reparameterization_type": "LSTM"});
     let mut cases: Vec<Case> = vec![
         ("llama", "lora", lora(json!({})), vec!["q_proj", "down_proj"], "all"),
         ("llama", "lora_rs_layer", lora(json!({"use_rslora": true})), vec!["q_proj"], "1"),
@@ -48,6 +49,7 @@ fn cases() -> Vec<Case> {
         ("mamba", "prompt", json!({"type": "prompt", "num_virtual_tokens": 3}), vec![], "all"),
         ("llama", "prompt", json!({"type": "prompt", "num_virtual_tokens": 3}), vec![], "all"),
         ("llama", "p_tuning", json!({"type": "p_tuning", "num_virtual_tokens": 3}), vec![], "all"),
+        ("llama", "p_tuning_lstm", lstm, vec![], "all"),
         ("llama", "prefix", json!({"type": "prefix", "num_virtual_tokens": 3}), vec![], "all"),
         ("llama", "ln_tuning", json!("ln_tuning"), vec![], "all"),
         ("mamba", "ln_tuning", json!("ln_tuning"), vec![], "all"),

@@ -3,102 +3,18 @@
 
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
-use peftbench_adapters::method::{AttachContext, Carried};
+mod small;
+
 use peftbench_adapters::methods::{self, METHODS};
-use peftbench_adapters::{AdapterError, Attachment, choose};
-use peftbench_models::cache::{Cache, LayerCache};
-use peftbench_models::config::ModelConfig;
-use peftbench_models::slots::{LinearSlot, SlotMut};
-use peftbench_models::weights::{Fresh, Init, Weights};
-use peftbench_models::{Model, Pass, model};
-use peftbench_ops::{DType, Device, Param, Tape, Tensor, Var};
-use peftbench_spec::{Component, LayerSelection, TargetExpr, seed};
-use rand::RngExt;
+use peftbench_models::{Model, Pass};
+use peftbench_ops::{DType, Device, Tape, Tensor, Var};
+use peftbench_spec::Component;
 use serde_json::{Value, json};
+use small::{assert_close, attach, base, check_gradients, param, random, stir, with_linear};
 use std::collections::BTreeMap;
 
-const STATES: usize = 4;
-
-fn config(arch: &str, states: usize) -> ModelConfig {
-    let values = match arch {
-        "llama" => json!({"model_type": "llama", "vocab_size": 40, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2,
-            "num_attention_heads": 4, "num_key_value_heads": 2, "attention_bias": true}),
-        _ => {
-            json!({"model_type": "mamba", "vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 2, "state_size": states, "time_step_rank": 4})
-        }
-    };
-    let Value::Object(values) = values else { unreachable!() };
-    ModelConfig::from_values(values, arch.to_owned()).unwrap()
-}
-
-fn base(arch: &str) -> Box<dyn Model> {
-    let mut model = model::build(&config(arch, STATES), &Fresh { seed: 1 }).unwrap();
-    // Away from the small start, so that every path has something to say.
-    model.params().iter().filter(|p| p.value().rank() == 2).for_each(|p| p.set((p.value() * 8.0).unwrap()).unwrap());
-    model.params().iter().filter(|p| p.name().ends_with("A_log")).for_each(|p| p.set((p.value() / 8.0).unwrap()).unwrap());
-    model
-}
-
-fn attach(model: &mut dyn Model, method: &Value, targets: &[&str]) -> Result<Attachment, AdapterError> {
-    let component = Component::from_value(method)?;
-    let built = methods::build(&component)?;
-    let chosen = choose(model, &component.name, &*built, &TargetExpr::new(targets.iter().copied()), &LayerSelection::All, 0)?;
-    let init = &mut seed::stream(3, "init");
-    built.attach(model, &mut AttachContext { chosen: &chosen, stage: 0, carried: &Carried::new(), init, loading: false })
-}
-
-fn random(dims: &[usize], scale: f64, name: &str) -> Tensor {
-    let mut stream = seed::stream(5, name);
-    let values: Vec<f32> = (0..dims.iter().product()).map(|_| (scale * (2.0 * stream.random::<f64>() - 1.0)) as f32).collect();
-    Tensor::from_vec(values, dims, &Device::Cpu).unwrap()
-}
-
-/// Moves every trained tensor away from its start.
-fn stir(attachment: &Attachment, scale: f64) {
-    for p in &attachment.params {
-        let value = p.param.value();
-        p.param.set((&value + random(value.dims(), scale, p.param.name())).unwrap()).unwrap();
-    }
-}
-
-fn ids(rows: &[[u32; 5]]) -> Tensor {
-    Tensor::from_vec(rows.concat(), (rows.len(), 5), &Device::Cpu).unwrap()
-}
-
-fn two_sequences() -> Tensor {
-    ids(&[[3, 9, 27, 1, 3], [39, 0, 5, 5, 8]])
-}
-
-fn assert_close(what: &str, found: &Tensor, expected: &Tensor, tolerance: f32) {
-    let off = (found - expected).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
-    let size = expected.abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap();
-    assert!(off <= tolerance * (1.0 + size), "{what}: off by {off} where values reach {size}");
-}
-
-fn param<'a>(attachment: &'a Attachment, end: &str) -> &'a Param {
-    &attachment.params.iter().find(|p| p.param.name().ends_with(end)).unwrap_or_else(|| panic!("no {end}")).param
-}
-
-fn with_linear<R>(model: &mut dyn Model, path: &str, body: impl Fn(&LinearSlot) -> R) -> R {
-    let mut found = None;
-    model.visit_slots(&mut |slot| {
-        if let SlotMut::Linear(slot) = slot
-            && slot.info.path == path
-        {
-            found = Some(body(slot));
-        }
-    });
-    found.unwrap_or_else(|| panic!("no {path}"))
-}
-
-fn loss(model: &dyn Model, tape: &Tape) -> Var {
-    let pass = Pass::evaluation(tape);
-    let hidden = model.forward(&pass, &two_sequences(), None).unwrap();
-    model.loss(&pass, &hidden, &[2, 3, 7, 8], &[1, 3, 5, 8]).unwrap()
-}
-
 /// Small options for every method.
-fn small(name: &str) -> Value {
+fn options(name: &str) -> Value {
     match name {
         "hra" | "miss" | "lora" | "dora" | "loha" | "lokr" | "vera" | "lora_tensor" => json!({"type": name, "r": 2}),
         "adalora" => json!({"type": name, "init_r": 3, "target_r": 2}),
@@ -125,9 +41,10 @@ fn gradients_agree_with_finite_differences() {
         json!({"type": "series", "bottleneck_size": 4, "non_linearity": "gelu", "init_weights": "bert"}),
         json!({"type": "prefix", "num_virtual_tokens": 2}),
         json!({"type": "state_offset", "offset": "output"}),
+        json!({"type": "p_tuning", "num_virtual_tokens": 3, "encoder_reparameterization_type": "LSTM", "encoder_hidden_size": 5}),
     ];
     // DoRA takes its norm for a constant in the backward pass, as its paper proposes: its gradient is not that of its loss.
-    let all = METHODS.iter().filter(|m| m.name != "dora").map(|m| small(m.name)).chain(extra);
+    let all = METHODS.iter().filter(|m| m.name != "dora").map(|m| options(m.name)).chain(extra);
     for (method, arch) in all.flat_map(|m| ["llama", "mamba"].map(|arch| (m.clone(), arch))) {
         let mut model = base(arch);
         let targets: &[&str] = if method["init_weights"] == "bat" { &["role:linear", "!role:x_proj", "!role:dt_proj"] } else { &[] };
@@ -145,33 +62,7 @@ fn gradients_agree_with_finite_differences() {
         if attachment.params.is_empty() {
             continue;
         }
-        stir(&attachment, 0.05);
-        let tape = Tape::new();
-        let value = loss(&*model, &tape);
-        let grads = tape.backward(&value).unwrap();
-        let directions: Vec<(Param, Tensor)> = attachment
-            .params
-            .iter()
-            .map(|p| (p.param.clone(), random(p.param.value().dims(), 1.0, &format!("to {}", p.param.name()))))
-            .collect();
-        let slope = |(param, direction): &(Param, Tensor)| {
-            let grad = grads.get(param).unwrap_or_else(|| panic!("{method} on {arch}: no gradient of {}", param.name()));
-            f64::from((grad * direction).unwrap().sum_all().unwrap().to_scalar::<f32>().unwrap())
-        };
-        let expected: f64 = directions.iter().map(slope).sum();
-        let starts: Vec<Tensor> = attachment.params.iter().map(|p| p.param.value()).collect();
-        let at = |step: f64| {
-            for ((param, direction), start) in directions.iter().zip(&starts) {
-                param.set((start + (direction * step).unwrap()).unwrap()).unwrap();
-            }
-            f64::from(loss(&*model, &Tape::inference()).value().to_scalar::<f32>().unwrap())
-        };
-        let size = (expected.abs() / directions.len() as f64).max(1e-2);
-        let step = 2e-3 / size.max(1.0);
-        // The fourth-order difference, as the loss bends.
-        let found = (8.0 * (at(step) - at(-step)) - (at(2.0 * step) - at(-2.0 * step))) / (12.0 * step);
-        let error = (found - expected).abs() / (expected.abs() + 1.0);
-        assert!(error < 1e-2, "{method} on {arch}: the gradient says {expected}, the differences {found}");
+        check_gradients(&format!("{method} on {arch}"), &*model, &attachment);
     }
 }
 
@@ -221,129 +112,6 @@ fn factors_of_a_row_part_leave_the_other_rows_alone() {
     let factors = param(&attachment, "layers.0.mixer.in_proj.z.ia3_l").value().flatten_all().unwrap();
     let factors = Tensor::cat(&[&Tensor::ones(32, DType::F32, &Device::Cpu).unwrap(), &factors], 0).unwrap();
     assert_close("output", &run(&mut *model), &before.broadcast_mul(&factors).unwrap(), 1e-6);
-}
-
-/// The cache of one sequence, by layer: state [inner, state] and convolution context [context, inner].
-fn states_after(model: &dyn Model, ids: &Tensor) -> Vec<(Tensor, Tensor)> {
-    let mut cache = Cache::default();
-    let tape = Tape::inference();
-    model.forward(&Pass::evaluation(&tape), ids, Some(&mut cache)).unwrap();
-    let of = |layer: &LayerCache| match layer {
-        LayerCache::Ssm { context, state } => (state.get(0).unwrap(), context.get(0).unwrap()),
-        LayerCache::Attention { .. } => panic!("an SSM has no keys"),
-    };
-    cache.layers.iter().map(of).collect()
-}
-
-/// Logits of `ids` behind `before`.
-fn logits_behind(model: &dyn Model, before: &Tensor, ids: &Tensor) -> Tensor {
-    let all = model.all_logits(&Tensor::cat(&[before, ids], 1).unwrap(), None).unwrap();
-    all.narrow(1, before.dim(1).unwrap(), ids.dim(1).unwrap()).unwrap().contiguous().unwrap()
-}
-
-#[test]
-fn an_initial_state_is_what_a_prompt_leaves() {
-    let (before, own) = (ids(&[[4, 8, 15, 16, 23]]), ids(&[[3, 9, 27, 1, 3]]));
-    let plain = base("mamba");
-    let expected = logits_behind(&*plain, &before, &own);
-    let mut model = base("mamba");
-    let attachment = attach(&mut *model, &json!({"type": "initial_state", "conv_state": true}), &[]).unwrap();
-    for (i, (state, context)) in states_after(&*plain, &before).into_iter().enumerate() {
-        param(&attachment, &format!("layers.{i}.mixer.state.initial_state")).set(state.contiguous().unwrap()).unwrap();
-        param(&attachment, &format!("layers.{i}.mixer.state.conv_state")).set(context.contiguous().unwrap()).unwrap();
-    }
-    assert_close("logits", &model.all_logits(&own, None).unwrap(), &expected, 1e-5);
-}
-
-#[test]
-fn virtual_inputs_of_an_ssm_are_a_prompt_s_own() {
-    let (before, own) = (ids(&[[4, 8, 15, 16, 23]]), ids(&[[3, 9, 27, 1, 3]]));
-    let mut plain = base("mamba");
-    let expected = logits_behind(&*plain, &before, &own);
-    // What the convolution of each layer reads of the prompt.
-    let states = std::cell::RefCell::new(Vec::new());
-    let tape = Tape::inference();
-    let pass = Pass { hidden_states: Some(&states), ..Pass::evaluation(&tape) };
-    plain.forward(&pass, &before, None).unwrap();
-    let norms: Vec<Tensor> = plain.params().iter().filter(|p| p.name().ends_with(".norm.weight")).map(Param::value).collect();
-    let inputs: Vec<Tensor> = (0..2)
-        .map(|i| {
-            let normed = tape.rms_norm(&states.borrow()[i], &Var::constant(norms[i].clone()), 1e-5).unwrap();
-            let projected = with_linear(&mut *plain, &format!("backbone.layers.{i}.mixer.in_proj"), |slot| {
-                slot.forward(&Pass::evaluation(&tape), &normed).unwrap().value().get(0).unwrap()
-            });
-            projected.narrow(1, 0, 32).unwrap()
-        })
-        .collect();
-    let mut model = base("mamba");
-    let attachment = attach(&mut *model, &json!({"type": "prefix", "num_virtual_tokens": 5}), &[]).unwrap();
-    attachment.params[0].param.set(Tensor::cat(&inputs, 1).unwrap().contiguous().unwrap()).unwrap();
-    assert_close("logits", &model.all_logits(&own, None).unwrap(), &expected, 1e-5);
-    // Decoding goes on from the state that they leave.
-    let mut cache = Cache::default();
-    let step = |cache: &mut Cache, from: usize, len: usize| {
-        let tape = Tape::inference();
-        let pass = Pass::evaluation(&tape);
-        let hidden = model.forward(&pass, &own.narrow(1, from, len).unwrap().contiguous().unwrap(), Some(cache)).unwrap();
-        model.logits(&pass, &hidden).unwrap().value().clone()
-    };
-    let parts = [step(&mut cache, 0, 3), step(&mut cache, 3, 2)];
-    assert_close("cached logits", &Tensor::cat(&parts, 1).unwrap(), &expected, 1e-5);
-}
-
-#[test]
-fn a_state_offset_is_an_initial_state_that_never_fades() {
-    let with = |method: Value| {
-        let mut model = base("mamba");
-        // exp(−100) is no decay at all.
-        model.params().iter().filter(|p| p.name().ends_with("A_log")).for_each(|p| p.set(p.value().affine(0.0, -100.0).unwrap()).unwrap());
-        let attachment = attach(&mut *model, &method, &[]).unwrap();
-        for (i, p) in attachment.params.iter().enumerate() {
-            p.param.set(random(&[32, STATES], 0.5, &format!("offset {i}"))).unwrap();
-        }
-        model.all_logits(&two_sequences(), None).unwrap()
-    };
-    let (offset, initial) = (with(json!("state_offset")), with(json!("initial_state")));
-    assert_close("logits", &offset, &initial, 1e-5);
-    let plain = base("mamba").all_logits(&two_sequences(), None).unwrap();
-    assert!((plain - offset).unwrap().abs().unwrap().max_all().unwrap().to_scalar::<f32>().unwrap() > 1e-2, "the offset has an effect");
-}
-
-/// Tensors as a model's weights.
-struct Tensors(BTreeMap<String, Tensor>);
-
-impl Weights for Tensors {
-    fn tensor(&self, name: &str, dims: &[usize], _init: Init) -> peftbench_models::Result<Tensor> {
-        assert_eq!(self.0[name].dims(), dims, "{name}");
-        Ok(self.0[name].clone())
-    }
-
-    fn contains(&self, name: &str) -> bool {
-        self.0.contains_key(name)
-    }
-}
-
-#[test]
-fn additional_states_are_those_of_a_model_with_more_of_them() {
-    let (extra, rank) = (2, 4);
-    let mut model = base("mamba");
-    let mut tensors: BTreeMap<String, Tensor> = model.params().iter().map(|p| (p.name().to_owned(), p.value())).collect();
-    let attachment = attach(&mut *model, &json!({"type": "additional_scan", "d_state": extra}), &[]).unwrap();
-    stir(&attachment, 0.5);
-    for i in 0..2 {
-        let mixer = format!("backbone.layers.{i}.mixer");
-        let own = |name: &str| param(&attachment, &format!("{mixer}.state.{name}")).value();
-        let a_log = &tensors[&format!("{mixer}.A_log")];
-        let a_log = Tensor::cat(&[a_log, &own("extra_A_log")], 1).unwrap().contiguous().unwrap();
-        let x_proj = &tensors[&format!("{mixer}.x_proj.weight")];
-        let rows = |start, len| x_proj.narrow(0, start, len).unwrap();
-        let parts = [rows(0, rank + STATES), own("extra_B.weight"), rows(rank + STATES, STATES), own("extra_C.weight")];
-        let x_proj = Tensor::cat(&parts, 0).unwrap();
-        tensors.extend([(format!("{mixer}.A_log"), a_log), (format!("{mixer}.x_proj.weight"), x_proj)]);
-    }
-    let larger = model::build(&config("mamba", STATES + extra), &Tensors(tensors)).unwrap();
-    let found = model.all_logits(&two_sequences(), None).unwrap();
-    assert_close("logits", &found, &larger.all_logits(&two_sequences(), None).unwrap(), 1e-5);
 }
 
 #[test]
@@ -451,10 +219,12 @@ fn wrong_options_name_the_field() {
         (json!({"type": "miss", "r": 64}), "`r`: 64 is above the inputs of"),
         (json!({"type": "miss", "r": 5, "init_weights": "bat"}), "`r`: the variant `bat` needs blocks of 5 x 5"),
         (json!({"type": "miss", "r": 4, "mini_r": 7, "init_weights": "mini"}), "`mini_r`: 7 does not divide the outputs"),
+        (json!({"type": "p_tuning", "encoder_num_layers": 3}), "`encoder_num_layers`: is the LSTM's"),
         (
-            json!({"type": "p_tuning", "encoder_reparameterization_type": "LSTM"}),
-            "`encoder_reparameterization_type`: only \"MLP\" is available",
+            json!({"type": "p_tuning", "encoder_reparameterization_type": "LSTM", "encoder_dropout": 1.0}),
+            "`encoder_dropout`: expected a probability",
         ),
+        (json!({"type": "p_tuning", "encoder_reparameterization_type": "GRU"}), "`encoder_reparameterization_type`: "),
         (json!({"type": "prefix", "num_virtual_tokens": 0}), "`num_virtual_tokens`: expected at least 1"),
         (json!({"type": "series", "bottleneck_size": 0}), "`bottleneck_size`: expected at least 1"),
         (json!({"type": "parallel", "adapter_dropout": 1.5}), "`adapter_dropout`: expected a probability"),
@@ -473,7 +243,7 @@ fn wrong_options_name_the_field() {
 #[test]
 fn dtype_of_every_added_tensor_is_f32() {
     for (name, arch) in METHODS.iter().flat_map(|m| ["llama", "mamba"].map(|arch| (m.name, arch))) {
-        let Ok(attachment) = attach(&mut *base(arch), &small(name), &[]) else { continue };
+        let Ok(attachment) = attach(&mut *base(arch), &options(name), &[]) else { continue };
         assert!(attachment.params.iter().all(|p| p.param.value().dtype() == DType::F32), "{name} on {arch}");
     }
 }

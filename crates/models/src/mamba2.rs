@@ -9,7 +9,7 @@ use crate::error::Result;
 use crate::layer::{Layer, Part, Residual};
 use crate::model::Model;
 use crate::norm::Norm;
-use crate::slots::{LinearSlot, ParamSlot, PromptSlot, SlotMut, StateSlot, Visitor, visit_linear};
+use crate::slots::{LinearSlot, ParamSlot, PromptSlot, SlotMut, StateExtensions, StateSlot, Visitor, visit_linear};
 use crate::ssm_state::SsmState;
 use crate::weights::{Init, Weights};
 use peftbench_ops::Var;
@@ -151,6 +151,8 @@ impl Mixer {
         let in_spec = LinearSpec::new(inner + conv + heads, hidden).bias(config.use_bias).parts(&parts);
         let out_spec = LinearSpec::new(hidden, inner).bias(config.use_bias).residual(config.num_hidden_layers);
         let tensor = |name, role, dims: &[usize], init| builder.tensor(name, role, dims, init);
+        // All states of a head share one decay, so that there is no column of A_log for another.
+        let extensions = StateExtensions { virtual_width: conv + heads, extra_states: false, output_offset: true };
         Ok(Self {
             in_proj: builder.linear("in_proj", Role::InProj, in_spec)?,
             conv_weight: tensor("conv1d.weight", Role::Conv1d, &[conv, 1, taps], Init::Uniform(1.0 / (taps as f64).sqrt()))?,
@@ -168,10 +170,21 @@ impl Mixer {
             out_proj: builder.linear("out_proj", Role::OutProj, out_spec)?,
             state: SsmState {
                 layer,
-                start: StateSlot::new(builder.info("state", Role::ALog), inner, state, taps - 1).with_conv_width(conv),
+                start: StateSlot::new(builder.info("state", Role::ALog), inner, state, taps - 1).with_conv_width(conv).with(extensions),
             },
             shape,
         })
+    }
+}
+
+impl Mixer {
+    /// What goes into the convolution, and dt, with the virtual inputs that a method has attached in front of a sequence's beginning, and how
+    /// many they are.
+    fn behind_virtual_inputs(&self, step: &Step<'_>, to_conv: &Var, dt: &Var, cache: Option<&Cache>) -> Result<(usize, Var, Var)> {
+        let Some(inputs) = self.state.virtual_inputs(step, dt.dims()[0], cache)? else { return Ok((0, to_conv.clone(), dt.clone())) };
+        let tape = step.pass.tape;
+        let inputs_of = tape.split(&inputs, 2, &[self.shape.conv(), self.shape.heads])?;
+        Ok((inputs.dims()[1], tape.cat(&[&inputs_of[0], to_conv], 1)?, tape.cat(&[&inputs_of[1], dt], 1)?))
     }
 }
 
@@ -205,14 +218,15 @@ impl Layer<()> for Mixer {
         let (pass, tape) = (step.pass, step.pass.tape);
         let (inner, selective, conv) = (self.shape.inner(), self.shape.selective(), self.shape.conv());
         let projected = tape.split(&self.in_proj.forward(pass, &step.masked(x)?)?, 2, &[inner, conv, self.shape.heads])?;
-        let (z, to_conv, dt) = (&projected[0], &projected[1], &projected[2]);
+        let z = &projected[0];
+        let (front, to_conv, dt) = self.behind_virtual_inputs(step, &projected[1], &projected[2], cache.as_deref())?;
         let (initial, context) = self.state.before(step, x.dims()[0], cache.as_deref())?;
         let conv_bias = self.conv_bias.as_ref().map(|bias| bias.forward(pass)).transpose()?;
-        let convolved = tape.causal_conv_silu(to_conv, &self.conv_weight.forward(pass)?, conv_bias.as_ref(), context.as_ref())?;
-        let convolved = tape.split(&step.masked(&convolved)?, 2, &[inner, selective, selective])?;
+        let convolved = tape.causal_conv_silu(&to_conv, &self.conv_weight.forward(pass)?, conv_bias.as_ref(), context.as_ref())?;
+        let convolved = tape.split(&step.masked_behind(front, &convolved)?, 2, &[inner, selective, selective])?;
         let inputs = SsdInputs {
             x: &convolved[0],
-            dt,
+            dt: &dt,
             dt_bias: &self.dt_bias.forward(pass)?,
             a: &tape.scale(&tape.exp(&self.a_log.forward(pass)?)?, -1.0)?,
             b: &convolved[1],
@@ -223,8 +237,12 @@ impl Layer<()> for Mixer {
             dt_limit: self.shape.dt_limit,
         };
         let (y, state) = tape.ssd(inputs)?;
+        let mut y = self.state.start.offset(pass, &convolved[2], None, y)?;
+        if front > 0 {
+            y = tape.narrow(&y, 1, front, x.dims()[1])?;
+        }
         if let Some(cache) = cache {
-            self.state.store(cache, to_conv, context.as_ref(), state)?;
+            self.state.store(cache, &to_conv, context.as_ref(), state)?;
         }
         let gated = self.norm.forward(pass, &tape.swiglu(z, &y)?)?;
         Ok(self.out_proj.forward(pass, &gated)?)

@@ -66,8 +66,7 @@ impl Mixer {
         let conv = |name, dims: &[usize], init| builder.tensor(name, Role::Conv1d, dims, init);
         let dt_spec = LinearSpec::new(inner, rank).init(Init::Uniform((rank as f64).powf(-0.5))).bias_init(Init::TimeStep(1e-3, 0.1));
         let out_spec = LinearSpec::new(hidden, inner).bias(bias).residual(shape.residual_terms);
-        // Norms over B and C have no weights for more states.
-        let extensions = StateExtensions { virtual_inputs: true, extra_states: norms.is_none(), output_offset: true };
+        let extensions = StateExtensions { virtual_width: inner, extra_states: true, output_offset: true };
         Ok(Self {
             in_proj: {
                 let spec = LinearSpec::new(2 * inner, hidden).bias(bias).parts(&[("x", inner), ("z", inner)]);
@@ -92,13 +91,10 @@ impl Mixer {
     /// u and z with the virtual inputs that a method has attached in front of a sequence's beginning, and how many they are. Their gate is
     /// 0: what comes out there is dropped.
     fn behind_virtual_inputs(&self, step: &Step<'_>, u: Var, z: Var, cache: Option<&Cache>) -> Result<(usize, Var, Var)> {
-        let begins = cache.and_then(|cache| cache.get(self.state.layer)).is_none();
-        let inputs = self.state.start.adapter().filter(|_| begins).map(|adapter| adapter.virtual_inputs(step.pass)).transpose()?.flatten();
-        let Some(inputs) = inputs else { return Ok((0, u, z)) };
-        let (tape, front) = (step.pass.tape, inputs.dims()[0]);
-        let dims = [u.dims()[0], front, self.shape.inner];
-        let gate = Var::constant(Tensor::zeros(&dims, z.value().dtype(), z.value().device())?);
-        Ok((front, tape.cat(&[&tape.broadcast_to(&inputs, &dims)?, &u], 1)?, tape.cat(&[&gate, &z], 1)?))
+        let Some(inputs) = self.state.virtual_inputs(step, u.dims()[0], cache)? else { return Ok((0, u, z)) };
+        let tape = step.pass.tape;
+        let gate = Var::constant(Tensor::zeros(inputs.dims(), z.value().dtype(), z.value().device())?);
+        Ok((inputs.dims()[1], tape.cat(&[&inputs, &u], 1)?, tape.cat(&[&gate, &z], 1)?))
     }
 }
 
@@ -149,7 +145,8 @@ impl Layer<()> for Mixer {
         }
         let dt = self.dt_proj.forward(pass, &dt)?;
         let mut a_log = self.a_log.forward(pass)?;
-        if let Some(extra) = self.state.start.adapter().map(|adapter| adapter.extra_states(pass)).transpose()?.flatten() {
+        if let Some(extra) = self.state.start.extra_states(pass)? {
+            // Behind the norms over B and C, which know the model's own states only.
             let project = |rows: &Var| tape.linear(&convolved, rows, None);
             (b, c) = (tape.cat(&[&b, &project(&extra.b)?], 2)?, tape.cat(&[&c, &project(&extra.c)?], 2)?);
             a_log = tape.cat(&[&a_log, &extra.a_log], 1)?;
@@ -158,9 +155,7 @@ impl Layer<()> for Mixer {
         let d = self.d.forward(pass)?;
         let inputs = ScanInputs { u: &convolved, dt: &dt, a: &a, b: &b, c: &c, d: &d, z: &z, initial_state: initial.as_ref() };
         let (mut y, state) = tape.selective_scan(inputs)?;
-        if let Some(offset) = self.state.start.adapter().map(|adapter| adapter.output_offset(pass, &c, &z)).transpose()?.flatten() {
-            y = tape.add(&y, &offset)?;
-        }
+        y = self.state.start.offset(pass, &c, Some(&z), y)?;
         if front > 0 {
             y = tape.narrow(&y, 1, front, x.dims()[1])?;
         }

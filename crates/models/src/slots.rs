@@ -368,8 +368,8 @@ pub struct StateSlot {
 /// Which hooks of a [`StateAdapter`] an SSM layer asks, besides initial state and convolution context.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct StateExtensions {
-    /// [`StateAdapter::virtual_inputs`].
-    pub virtual_inputs: bool,
+    /// Width of [`StateAdapter::virtual_inputs`]; 0 in a layer that takes none.
+    pub virtual_width: usize,
     /// [`StateAdapter::extra_states`].
     pub extra_states: bool,
     /// [`StateAdapter::output_offset`].
@@ -398,7 +398,8 @@ pub trait StateAdapter: Send {
         Ok(None)
     }
 
-    /// Inputs of the convolution and the scan in front of the first token, [virtual tokens, inner]; what comes out there is dropped.
+    /// Inputs of the convolution and the scan in front of the first token, [virtual tokens, virtual_width]; what comes out there is dropped.
+    /// In Mamba-1 they are u, in Mamba-2 x, B, C and dt as `in_proj` makes them.
     fn virtual_inputs(&self, _pass: &Pass<'_>) -> Result<Option<Var>> {
         Ok(None)
     }
@@ -408,8 +409,9 @@ pub trait StateAdapter: Send {
         Ok(None)
     }
 
-    /// What to add to the gated output of the scan, [batch, length, inner], from its C [batch, length, state] and gate z [batch, length, inner].
-    fn output_offset(&self, _pass: &Pass<'_>, _c: &Var, _z: &Var) -> Result<Option<Var>> {
+    /// What to add to the output of the scan, [batch, length, inner], from its C [batch, length, groups · state]. Where the scan has gated its
+    /// output already, `gate` z [batch, length, inner] says with what: the offset is then times silu(z).
+    fn output_offset(&self, _pass: &Pass<'_>, _c: &Var, _gate: Option<&Var>) -> Result<Option<Var>> {
         Ok(None)
     }
 }
@@ -425,14 +427,27 @@ impl StateSlot {
         Self { conv_width, ..self }
     }
 
+    /// Virtual inputs of what has no cache yet, where something is attached that makes them.
+    pub(crate) fn virtual_inputs(&self, pass: &Pass<'_>) -> Result<Option<Var>> {
+        self.adapter.as_ref().map_or(Ok(None), |adapter| adapter.virtual_inputs(pass))
+    }
+
+    /// States to add, where something is attached that has some.
+    pub(crate) fn extra_states(&self, pass: &Pass<'_>) -> Result<Option<ExtraStates>> {
+        self.adapter.as_ref().map_or(Ok(None), |adapter| adapter.extra_states(pass))
+    }
+
+    /// y with what is attached added; see [`StateAdapter::output_offset`].
+    pub(crate) fn offset(&self, pass: &Pass<'_>, c: &Var, gate: Option<&Var>, y: Var) -> Result<Var> {
+        match self.adapter.as_ref().map_or(Ok(None), |adapter| adapter.output_offset(pass, c, gate))? {
+            Some(offset) => pass.tape.add(&y, &offset),
+            None => Ok(y),
+        }
+    }
+
     /// The same slot in a layer that asks more hooks.
     pub fn with(self, extensions: StateExtensions) -> Self {
         Self { extensions, ..self }
-    }
-
-    /// What is attached.
-    pub(crate) fn adapter(&self) -> Option<&dyn StateAdapter> {
-        self.adapter.as_deref()
     }
 
     /// Initial state [batch, inner, state] and convolution context [batch, context, conv_width], where something is attached.

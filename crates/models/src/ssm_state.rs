@@ -23,6 +23,16 @@ impl SsmState {
         }
     }
 
+    /// The inputs that a method puts in front of a sequence's beginning, for every sequence: [batch, virtual tokens, width].
+    pub fn virtual_inputs(&self, step: &Step<'_>, batch: usize, cache: Option<&Cache>) -> Result<Option<Var>> {
+        if cache.and_then(|cache| cache.get(self.layer)).is_some() {
+            return Ok(None);
+        }
+        let Some(inputs) = self.start.virtual_inputs(step.pass)? else { return Ok(None) };
+        let dims = [batch, inputs.dims()[0], inputs.dims()[1]];
+        Ok(Some(step.pass.tape.broadcast_to(&inputs, &dims)?))
+    }
+
     /// Stores the state behind this pass, and the last of the convolution's `inputs` [batch, length, channels] with those before them.
     pub fn store(&self, cache: &mut Cache, inputs: &Var, context: Option<&Var>, state: Tensor) -> Result<()> {
         let (batch, length, channels) = inputs.value().dims3()?;

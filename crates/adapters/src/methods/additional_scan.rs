@@ -1,6 +1,8 @@
 //! Additional-scan (Yoshimura, Hayashi and Maeda, 2025, "MambaPEFT", section 4; as the SSM-PEFT paper, arXiv 2410.09016, compares it): each
 //! channel of a selective scan gets `d_state` more states, with columns of A_log and rows of `x_proj` for B and C of their own.
 //!
+//! Where a model normalises B and C (Falcon-Mamba, Jamba), the added ones are taken as they are: the norm is over the model's own.
+//!
 //! The new columns of A_log begin as copies of the channel's last, the rows of B Kaiming-uniform, the rows of C at zero, so that the model
 //! starts unchanged. A step keeps the convolved input, which `x_proj` reads, and what the scan keeps for more states.
 
@@ -66,7 +68,10 @@ impl Method for AdditionalScan {
         let params = attach_state(model, context, &mut |slot, a_log, chosen, init| {
             let (inner, states) = (slot.inner, slot.state);
             let Some(a_log) = a_log.filter(|a_log| slot.extensions.extra_states && a_log.dims() == [inner, states]) else {
-                let problem = format!("`{}` has no scan whose channels can be given more states", chosen.slot);
+                let problem = format!(
+                    "`{}` has no decay of its own for each state (Mamba-2 has one a head), so that none can be added; take it away with `!`",
+                    chosen.slot
+                );
                 return Err(unsupported("additional_scan", problem));
             };
             let last = a_log.narrow(1, states - 1, 1)?.broadcast_as((inner, extra))?.contiguous()?;

@@ -1,9 +1,11 @@
 //! Trained virtual tokens, plain or as the output of a small network: what prefix tuning and P-tuning share.
 
 use super::initializer::Initializer;
+use super::lstm::Lstm;
 use crate::error::Result;
 use crate::folder::FileTensors;
 use crate::method::FileForm;
+use peftbench_models::Pass;
 use peftbench_ops::{Param, Result as OpsResult, Tape, Tensor, Var};
 use serde_json::{Map, Value};
 
@@ -16,10 +18,11 @@ pub(crate) enum Between {
     Relu,
 }
 
-/// Embeddings [tokens, width] and the layers of the network behind them.
+/// Embeddings [tokens, width] and the network behind them: perhaps an LSTM, then linear layers.
 #[derive(Debug, Clone)]
 pub(crate) struct Encoder {
     embedding: Param,
+    lstm: Option<Lstm>,
     /// Weight [out, in] and bias [out] of each layer.
     layers: Vec<(Param, Param)>,
     between: Between,
@@ -52,20 +55,20 @@ impl Encoder {
     /// Embeddings without a network: they are the outcome, and bear its name.
     pub fn plain(outcome: &str, start: Tensor) -> Self {
         let embedding = Param::trainable(outcome, start);
-        Self { embedding, layers: Vec::new(), between: Between::Tanh, outcome: outcome.to_owned() }
+        Self { embedding, lstm: None, layers: Vec::new(), between: Between::Tanh, outcome: outcome.to_owned() }
     }
 
-    /// `tokens` standard normal embeddings of `widths[0]`, and a linear layer between each two of `widths`, with torch's default start.
-    /// `name` is what peft calls the network: `transform`, `mlp_head`.
+    /// Standard normal embeddings [tokens, width], and a linear layer between each two of `widths`, with torch's default start. `name` is
+    /// what peft calls the layers: `transform`, `mlp_head`.
     pub fn network(
         outcome: &str,
         name: &str,
-        tokens: usize,
+        (tokens, width): (usize, usize),
         widths: &[usize],
         between: Between,
         init: &mut Initializer<'_>,
     ) -> Result<Self> {
-        let embedding = Param::trainable(format!("{PREFIX}.embedding.weight"), init.normal((tokens, widths[0]), 1.0)?);
+        let embedding = Param::trainable(format!("{PREFIX}.embedding.weight"), init.normal((tokens, width), 1.0)?);
         let layer = |(i, pair): (usize, &[usize])| {
             // An activation stands between two layers in peft's list of modules.
             let (path, bound) = (format!("{PREFIX}.{name}.{}", 2 * i), 1.0 / (pair[0] as f64).sqrt());
@@ -73,7 +76,14 @@ impl Encoder {
             Ok((weight, Param::trainable(format!("{path}.bias"), init.uniform(pair[1], bound)?)))
         };
         let layers = widths.windows(2).enumerate().map(layer).collect::<Result<_>>()?;
-        Ok(Self { embedding, layers, between, outcome: outcome.to_owned() })
+        Ok(Self { embedding, lstm: None, layers, between, outcome: outcome.to_owned() })
+    }
+
+    /// The same with an LSTM between the embeddings and the linear layers, which are made for its width of 2 · `hidden`.
+    pub fn with_lstm(self, layers: usize, hidden: usize, dropout: f64, init: &mut Initializer<'_>) -> Result<Self> {
+        let width = self.embedding.value().dims()[1];
+        let lstm = Lstm::new(&format!("{PREFIX}.lstm_head"), layers, width, hidden, dropout, init)?;
+        Ok(Self { lstm: Some(lstm), ..self })
     }
 
     /// Starts at an outcome of zeros.
@@ -93,8 +103,8 @@ impl Encoder {
 
     /// Every trained tensor.
     pub fn params(&self) -> Vec<Param> {
-        let layers = self.layers.iter().flat_map(|(weight, bias)| [weight.clone(), bias.clone()]);
-        std::iter::once(self.embedding.clone()).chain(layers).collect()
+        let layers = self.layers.iter().flat_map(|(weight, bias)| [weight, bias]);
+        std::iter::once(&self.embedding).chain(self.lstm.iter().flat_map(Lstm::params)).chain(layers).cloned().collect()
     }
 
     /// Whether there is a network.
@@ -103,8 +113,12 @@ impl Encoder {
     }
 
     /// The columns `start..start + width` of the outcome, [tokens, width]; of the last layer only these rows are used.
-    pub fn columns(&self, tape: &Tape, start: usize, width: usize) -> OpsResult<Var> {
+    pub fn columns(&self, pass: &Pass<'_>, start: usize, width: usize) -> OpsResult<Var> {
+        let tape = pass.tape;
         let mut x = tape.param(&self.embedding);
+        if let Some(lstm) = &self.lstm {
+            x = lstm.forward(pass, x)?;
+        }
         let Some(((weight, bias), inner)) = self.layers.split_last() else { return tape.narrow(&x, 1, start, width) };
         for (weight, bias) in inner {
             x = self.activate(tape, &tape.linear(&x, &tape.param(weight), Some(&tape.param(bias)))?)?;
@@ -114,9 +128,9 @@ impl Encoder {
     }
 
     /// The whole outcome.
-    pub fn all(&self, tape: &Tape) -> OpsResult<Var> {
+    pub fn all(&self, pass: &Pass<'_>) -> OpsResult<Var> {
         let width = self.layers.last().map_or(&self.embedding, |(weight, _)| weight).value().dims()[usize::from(!self.has_network())];
-        self.columns(tape, 0, width)
+        self.columns(pass, 0, width)
     }
 
     fn activate(&self, tape: &Tape, x: &Var) -> OpsResult<Var> {
@@ -134,7 +148,7 @@ impl FileForm for Encoder {
     }
 
     fn write(&self) -> Result<Vec<(String, Tensor)>> {
-        let outcome = self.all(&Tape::inference())?.value().contiguous()?;
+        let outcome = self.all(&Pass::evaluation(&Tape::inference()))?.value().contiguous()?;
         let network = self.params().into_iter().map(|param| (network_name(&param), param.value()));
         Ok(std::iter::once((self.outcome.clone(), outcome)).chain(network).collect())
     }

@@ -30,12 +30,6 @@ impl<'a> Initializer<'a> {
         Self { stream, device: Device::Cpu }
     }
 
-    /// For tests of a method alone.
-    #[cfg(test)]
-    pub fn on_cpu(stream: &'a mut Stream) -> Self {
-        Self { stream, device: Device::Cpu }
-    }
-
     /// Zeros.
     pub fn zeros(&self, dims: impl Into<Shape>) -> Result<Tensor> {
         Ok(Tensor::zeros(dims, DType::F32, &self.device)?)

@@ -19,6 +19,7 @@ pub mod loha;
 pub mod lokr;
 pub mod lora;
 pub mod lora_tensor;
+mod lstm;
 pub mod miss;
 pub mod none;
 pub mod oft;

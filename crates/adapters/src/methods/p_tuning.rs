@@ -1,12 +1,12 @@
 //! P-tuning (Liu et al., 2021, "GPT understands, too"): virtual tokens in front of the input that a small network makes of trained embeddings.
 //!
-//! The network is Hugging Face's MLP: two hidden layers with ReLU. A step keeps its activations for the virtual tokens, and what the
-//! layers keep for longer sequences.
+//! The network is one of Hugging Face's two: an MLP with two hidden layers and ReLU, or, as in the paper, a bidirectional LSTM and an MLP
+//! with one. A step keeps its activations for the virtual tokens, and what the layers keep for longer sequences.
 
 use super::Options;
 use super::encoder::{Between, Encoder, PROMPT_KEYS, has_network};
 use super::initializer::Initializer;
-use super::parts::{at_least_one, attach_prompt, entries};
+use super::parts::{at_least_one, attach_prompt, dropout_rate, entries};
 use crate::error::Result;
 use crate::method::{AttachContext, Attachment, Method};
 use peftbench_models::slots::PromptAdapter;
@@ -23,11 +23,17 @@ use std::sync::Arc;
 pub struct PTuning {
     /// Virtual tokens.
     pub num_virtual_tokens: usize,
-    /// The network. `"LSTM"` is refused.
+    /// The network.
     pub encoder_reparameterization_type: Reparameterization,
-    /// Width of the hidden layers; the model's own where absent.
+    /// Width of the hidden layers, or of the LSTM's state; the model's own where absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub encoder_hidden_size: Option<usize>,
+    /// Layers of the LSTM; 2 where absent. The MLP has no choice.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub encoder_num_layers: Option<usize>,
+    /// Dropout between the LSTM's layers; none where absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub encoder_dropout: Option<f64>,
 }
 
 /// The network between embeddings and virtual tokens.
@@ -36,14 +42,20 @@ pub enum Reparameterization {
     /// Three linear layers with ReLU between them.
     #[serde(rename = "MLP")]
     Mlp,
-    /// A bidirectional LSTM and an MLP; not available here.
+    /// A bidirectional LSTM, and two linear layers with ReLU between them.
     #[serde(rename = "LSTM")]
     Lstm,
 }
 
 impl Default for PTuning {
     fn default() -> Self {
-        Self { num_virtual_tokens: 16, encoder_reparameterization_type: Reparameterization::Mlp, encoder_hidden_size: None }
+        Self {
+            num_virtual_tokens: 16,
+            encoder_reparameterization_type: Reparameterization::Mlp,
+            encoder_hidden_size: None,
+            encoder_num_layers: None,
+            encoder_dropout: None,
+        }
     }
 }
 
@@ -52,7 +64,9 @@ impl Options for PTuning {
     const IGNORED: &'static [&'static str] = &PROMPT_KEYS;
 
     fn from_peft(config: &Map<String, Value>) -> Map<String, Value> {
-        entries(config, &["num_virtual_tokens", "encoder_reparameterization_type", "encoder_hidden_size"])
+        let is_lstm = config.get("encoder_reparameterization_type").is_some_and(|found| found == "LSTM");
+        let own: &[&str] = if is_lstm { &["encoder_num_layers", "encoder_dropout"] } else { &[] };
+        entries(config, &[&["num_virtual_tokens", "encoder_reparameterization_type", "encoder_hidden_size"], own].concat())
     }
 
     /// Only with the network, which Hugging Face does not save: without it the outcome is a tuned prompt.
@@ -63,9 +77,14 @@ impl Options for PTuning {
     fn validate(&self) -> peftbench_spec::error::Result<()> {
         at_least_one("num_virtual_tokens", self.num_virtual_tokens)?;
         at_least_one("encoder_hidden_size", self.encoder_hidden_size.unwrap_or(1))?;
-        match self.encoder_reparameterization_type {
-            Reparameterization::Mlp => Ok(()),
-            Reparameterization::Lstm => Err(SpecError::at("encoder_reparameterization_type", "only \"MLP\" is available, found \"LSTM\"")),
+        at_least_one("encoder_num_layers", self.encoder_num_layers.unwrap_or(1))?;
+        dropout_rate("encoder_dropout", self.encoder_dropout.unwrap_or(0.0))?;
+        let of_the_lstm = [("encoder_num_layers", self.encoder_num_layers.is_some()), ("encoder_dropout", self.encoder_dropout.is_some())];
+        match (self.encoder_reparameterization_type, of_the_lstm.into_iter().find(|(_, given)| *given)) {
+            (Reparameterization::Mlp, Some((key, _))) => {
+                Err(SpecError::at(key, "is the LSTM's; set `encoder_reparameterization_type = \"LSTM\"`, or leave it out"))
+            }
+            _ => Ok(()),
         }
     }
 }
@@ -78,7 +97,25 @@ impl PromptAdapter for VirtualTokens {
     }
 
     fn embeddings(&self, pass: &Pass<'_>) -> peftbench_ops::Result<Var> {
-        self.0.all(pass.tape)
+        self.0.all(pass)
+    }
+}
+
+/// Layers of the LSTM, where the options do not say.
+const LSTM_LAYERS: usize = 2;
+
+impl PTuning {
+    fn encoder(&self, (tokens, width): (usize, usize), hidden: usize, init: &mut Initializer<'_>) -> Result<Encoder> {
+        let network = |widths: &[usize], init: &mut Initializer<'_>| {
+            Encoder::network("prompt_embeddings", "mlp_head", (tokens, width), widths, Between::Relu, init)
+        };
+        match self.encoder_reparameterization_type {
+            Reparameterization::Mlp => network(&[width, hidden, hidden, width], init),
+            Reparameterization::Lstm => {
+                let (layers, dropout) = (self.encoder_num_layers.unwrap_or(LSTM_LAYERS), self.encoder_dropout.unwrap_or(0.0));
+                network(&[2 * hidden, 2 * hidden, width], init)?.with_lstm(layers, hidden, dropout, init)
+            }
+        }
     }
 }
 
@@ -100,7 +137,7 @@ impl Method for PTuning {
         let (tokens, width) = (self.num_virtual_tokens, model.hidden_size());
         let hidden = self.encoder_hidden_size.unwrap_or(width);
         let init = &mut Initializer::of(model, context.init);
-        let encoder = Encoder::network("prompt_embeddings", "mlp_head", tokens, &[width, hidden, hidden, width], Between::Relu, init)?;
+        let encoder = self.encoder((tokens, width), hidden, init)?;
         let params = attach_prompt(model, encoder.params(), || Box::new(VirtualTokens(encoder.clone())));
         let peft_config = json!({
             "peft_type": "P_TUNING",
@@ -110,10 +147,10 @@ impl Method for PTuning {
             "num_layers": model.num_layers(),
             "num_attention_heads": 1,
             "num_transformer_submodules": 1,
-            "encoder_reparameterization_type": "MLP",
+            "encoder_reparameterization_type": self.encoder_reparameterization_type,
             "encoder_hidden_size": hidden,
-            "encoder_num_layers": 2,
-            "encoder_dropout": 0.0,
+            "encoder_num_layers": self.encoder_num_layers.unwrap_or(LSTM_LAYERS),
+            "encoder_dropout": self.encoder_dropout.unwrap_or(0.0),
             "network": true,
             "inference_mode": true,
         });

@@ -2,7 +2,8 @@
 //!
 //! In an attention layer they are keys and values, as Hugging Face has them: the tokens' positions begin behind the prefix, whose keys are not
 //! rotated. In an SSM layer (arXiv 2410.09016, section 4) they are inputs of its convolution and scan, whose outputs are dropped: what they
-//! leave is a state and a convolution context. With `prefix_projection` a network of two layers makes the prefix of trained embeddings.
+//! leave is a state and a convolution context. In Mamba-1 these inputs are u; Mamba-2 takes x, B, C and dt from one projection, and so has
+//! all four of each virtual token. With `prefix_projection` a network of two layers makes the prefix of trained embeddings.
 //!
 //! A step keeps what attention or scan keep for longer sequences, and the network's activations for the virtual tokens.
 
@@ -83,14 +84,14 @@ struct LayerPrefix {
 impl PrefixAdapter for LayerPrefix {
     fn keys_values(&self, pass: &Pass<'_>) -> peftbench_ops::Result<(Var, Var)> {
         let Place { start, width, .. } = self.place;
-        let both = self.encoder.columns(pass.tape, start, 2 * width)?;
+        let both = self.encoder.columns(pass, start, 2 * width)?;
         Ok((pass.tape.narrow(&both, 1, 0, width)?, pass.tape.narrow(&both, 1, width, width)?))
     }
 }
 
 impl StateAdapter for LayerPrefix {
     fn virtual_inputs(&self, pass: &Pass<'_>) -> peftbench_ops::Result<Option<Var>> {
-        self.encoder.columns(pass.tape, self.place.start, self.place.width).map(Some)
+        self.encoder.columns(pass, self.place.start, self.place.width).map(Some)
     }
 }
 
@@ -102,7 +103,7 @@ impl PrefixTuning {
             // Embeddings are as wide as the keys, as Hugging Face has it; in a model without attention as the residual stream.
             let width = places.iter().find(|place| place.attention).map_or(hidden, |place| place.width);
             let widths = [width, self.encoder_hidden_size.unwrap_or(width), total];
-            Encoder::network("prompt_embeddings", "transform", tokens, &widths, Between::Tanh, init)?
+            Encoder::network("prompt_embeddings", "transform", (tokens, width), &widths, Between::Tanh, init)?
         } else {
             Encoder::plain("prompt_embeddings", init.normal((tokens, total), 1.0)?)
         };
@@ -148,13 +149,13 @@ impl Method for PrefixTuning {
         model.visit_slots(&mut |slot| {
             let (width, attention) = match &slot {
                 SlotMut::Prefix(slot) if is_chosen(&slot.info.path) => (slot.width, true),
-                SlotMut::State(slot) if is_chosen(&slot.info.path) => (slot.inner, false),
+                SlotMut::State(slot) if is_chosen(&slot.info.path) => (slot.extensions.virtual_width, false),
                 _ => return,
             };
             let start = places.last().map_or(0, |p| p.start + p.width * if p.attention { 2 } else { 1 });
             places.push(Place { start, width, attention });
             if let SlotMut::State(slot) = slot
-                && !slot.extensions.virtual_inputs
+                && slot.extensions.virtual_width == 0
             {
                 refused.get_or_insert_with(|| slot.info.path.clone());
             }

@@ -2,7 +2,7 @@
 //! arXiv 2503.03499, section 4): a trained state h' [inner, state] is added where the state is read, at every step alike,
 //! y_t = (C_t (h_t + h') + D u_t) silu(z_t). With `offset = "output"` a trained y' [inner] takes the place of C_t h'.
 //!
-//! Both start at zero. A step keeps C and z, which the scan keeps anyway.
+//! Both start at zero. A step keeps C, and in Mamba-1, whose scan gates its output itself, z: the scan keeps both anyway.
 
 use super::Options;
 use super::parts::{attach_state, tensor_name, unsupported};
@@ -38,6 +38,15 @@ impl Options for StateOffset {
     const PEFT_TYPE: Option<&'static str> = Some("PEFTBENCH_STATE_OFFSET");
 }
 
+/// C_t h' [batch, length, inner] from h' [inner, state] and C [batch, length, groups · state]: each group of channels reads with its own C.
+fn read(state: &Tensor, c: &Tensor) -> peftbench_ops::Result<Tensor> {
+    let ((inner, states), (batch, length, width)) = (state.dims2()?, c.dims3()?);
+    let groups = width / states;
+    let c = c.reshape((batch * length, groups, states))?.transpose(0, 1)?.contiguous()?;
+    let by_group = c.matmul(&state.reshape((groups, inner / groups, states))?.transpose(1, 2)?)?;
+    by_group.transpose(0, 1)?.contiguous()?.reshape((batch, length, inner))
+}
+
 struct Added {
     value: Param,
     offset: Offset,
@@ -45,14 +54,19 @@ struct Added {
 }
 
 impl StateAdapter for Added {
-    fn output_offset(&self, pass: &Pass<'_>, c: &Var, z: &Var) -> peftbench_ops::Result<Option<Var>> {
+    fn output_offset(&self, pass: &Pass<'_>, c: &Var, gate: Option<&Var>) -> peftbench_ops::Result<Option<Var>> {
         let tape = pass.tape;
         let value = tape.scale(&tape.param(&self.value), pass.scale_of(self.layer))?;
-        let gate = |z: &Tensor| z.contiguous()?.silu();
-        let added = match self.offset {
-            Offset::State => tape
-                .candle_fn("state_offset", &[&value, c, z], move |v| v[1].contiguous()?.broadcast_matmul(&v[0].t()?)?.mul(&gate(&v[2])?)),
-            Offset::Output => tape.candle_fn("output_offset", &[&value, z], move |v| gate(&v[1])?.broadcast_mul(&v[0])),
+        let added = match (self.offset, gate) {
+            (Offset::State, Some(z)) => {
+                tape.candle_fn("state_offset", &[&value, c, z], |v| read(&v[0], &v[1])?.mul(&v[2].contiguous()?.silu()?))
+            }
+            (Offset::State, None) => tape.candle_fn("state_offset", &[&value, c], |v| read(&v[0], &v[1])),
+            (Offset::Output, Some(z)) => tape.candle_fn("output_offset", &[&value, z], |v| v[1].contiguous()?.silu()?.broadcast_mul(&v[0])),
+            (Offset::Output, None) => {
+                let (batch, length, _) = c.value().dims3()?;
+                tape.broadcast_to(&value, &[batch, length, value.dims()[0]])
+            }
         };
         added.map(Some)
     }
