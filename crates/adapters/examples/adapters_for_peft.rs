@@ -50,6 +50,7 @@ fn cases() -> Vec<Case> {
         ("llama", "prompt", json!({"type": "prompt", "num_virtual_tokens": 3}), vec![], "all"),
         ("llama", "p_tuning", json!({"type": "p_tuning", "num_virtual_tokens": 3}), vec![], "all"),
         ("llama", "p_tuning_lstm", lstm, vec![], "all"),
+        ("llama_bias_tied", "road_4", json!({"type": "road", "group_size": 8, "variant": "road_4"}), vec!["q_proj", "up_proj"], "all"),
         ("llama", "prefix", json!({"type": "prefix", "num_virtual_tokens": 3}), vec![], "all"),
         ("llama", "ln_tuning", json!("ln_tuning"), vec![], "all"),
         ("mamba", "ln_tuning", json!("ln_tuning"), vec![], "all"),
@@ -69,6 +70,7 @@ fn cases() -> Vec<Case> {
         ("hra", json!({"type": "hra", "r": 4})),
         ("fourierft", json!({"type": "fourierft", "n_frequency": 20})),
         ("miss", json!({"type": "miss", "r": 4})),
+        ("road", json!({"type": "road", "group_size": 8})),
     ];
     for (name, method) in linear {
         cases.push(("llama", name, method.clone(), vec!["q_proj", "down_proj"], "all"));

@@ -36,6 +36,7 @@ fn small(name: &str) -> Component {
         "oft" => json!({"type": "oft", "oft_block_size": 4}),
         "boft" => json!({"type": "boft", "boft_n_butterfly_factor": 2}),
         "fourierft" => json!({"type": "fourierft", "n_frequency": 10, "init_weights": true}),
+        "road" => json!({"type": "road", "group_size": 4}),
         "prompt" | "p_tuning" | "prefix" => json!({"type": name, "num_virtual_tokens": 3}),
         "series" | "parallel" => json!({"type": name, "bottleneck_size": 4}),
         "additional_scan" => json!({"type": name, "d_state": 2}),
@@ -382,6 +383,8 @@ fn wrong_options_name_the_field() {
         (json!({"type": "vera", "save_projection": false}), "`save_projection`: expected true"),
         (json!({"type": "lokr", "decompose_factor": 0}), "`decompose_factor`: expected -1"),
         (json!({"type": "prompt", "num_virtual_tokens": 0}), "`num_virtual_tokens`: expected at least 1"),
+        (json!({"type": "road", "group_size": 3}), "`group_size`: expected an even number"),
+        (json!({"type": "road", "group_size": 48}), "`group_size`: groups of 48 do not fill the 128 outputs"),
         (json!({"type": "lroa"}), "`type`: unknown method `lroa`; did you mean `lora`?"),
     ] {
         let found = message(method, &[], "all");

@@ -21,6 +21,7 @@ fn options(name: &str) -> Value {
         "oft" => json!({"type": name, "oft_block_size": 4, "use_cayley_neumann": false}),
         "boft" => json!({"type": name, "boft_n_butterfly_factor": 2}),
         "fourierft" => json!({"type": name, "n_frequency": 10}),
+        "road" => json!({"type": name, "group_size": 4}),
         "prompt" | "p_tuning" => json!({"type": name, "num_virtual_tokens": 3}),
         "prefix" => json!({"type": name, "num_virtual_tokens": 3, "prefix_projection": true, "encoder_hidden_size": 5}),
         "series" | "parallel" => json!({"type": name, "bottleneck_size": 4}),
@@ -41,6 +42,8 @@ fn gradients_agree_with_finite_differences() {
         json!({"type": "series", "bottleneck_size": 4, "non_linearity": "gelu", "init_weights": "bert"}),
         json!({"type": "prefix", "num_virtual_tokens": 2}),
         json!({"type": "state_offset", "offset": "output"}),
+        json!({"type": "road", "group_size": 4, "variant": "road_2"}),
+        json!({"type": "road", "group_size": 8, "variant": "road_4"}),
         json!({"type": "p_tuning", "num_virtual_tokens": 3, "encoder_reparameterization_type": "LSTM", "encoder_hidden_size": 5}),
     ];
     // DoRA takes its norm for a constant in the backward pass, as its paper proposes: its gradient is not that of its loss.
@@ -153,6 +156,7 @@ fn a_layer_keeps_no_more_activations_than_its_mathematics_needs() {
         (json!({"type": "hra", "r": 2}), input + 2),
         (json!({"type": "fourierft", "n_frequency": 10}), input),
         (json!({"type": "miss", "r": 4}), 4),
+        (json!({"type": "road", "group_size": 4}), out),
         (json!({"type": "miss", "r": 4, "init_weights": "bat"}), input),
         (json!({"type": "parallel", "bottleneck_size": 3}), input + 3),
         (json!({"type": "series", "bottleneck_size": 3}), input + 3),

@@ -27,6 +27,7 @@ pub mod p_tuning;
 mod parts;
 pub mod prefix;
 pub mod prompt;
+pub mod road;
 mod rotation;
 pub mod selective;
 pub mod state_offset;
@@ -87,6 +88,7 @@ pub const METHODS: &[MethodEntry] = &[
     entry::<hra::Hra>("hra", "HRA: Householder reflections of a layer's input (Yuan et al., 2024)"),
     entry::<fourierft::FourierFt>("fourierft", "FourierFT: coefficients of the update's Fourier spectrum (Gao et al., 2024)"),
     entry::<miss::Miss>("miss", "MiSS, also called Bone: one update shared by shards of the weight (Kang and Yin, 2024)"),
+    entry::<road::Road>("road", "RoAd: rotation and scaling of pairs of a layer's outputs (Liao and Monz, 2024)"),
     entry::<ln_tuning::LnTuning>("ln_tuning", "LN tuning: weights and biases of the normalisation layers (Zhao et al., 2023)"),
     entry::<bottleneck::Series>("series", "series adapters: a bottleneck in front of or behind a layer (Houlsby et al., 2019)"),
     entry::<bottleneck::Parallel>("parallel", "parallel adapters: a bottleneck beside a layer (He et al., 2022)"),
