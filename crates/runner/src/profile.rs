@@ -137,6 +137,7 @@ struct Steps<'a> {
     lr: f64,
     total_params: u64,
     seed: u64,
+    gradient_checkpointing: bool,
     ids: Tensor,
     rows: Vec<u32>,
     labels: Vec<u32>,
@@ -160,6 +161,7 @@ impl<'a> Steps<'a> {
             lr: t.lr,
             total_params: base,
             seed: spec.seed,
+            gradient_checkpointing: t.gradient_checkpointing,
             ids: Tensor::from_vec(ids, (batch, length), &device)?,
             rows: (0..(batch * length) as u32).collect(),
             labels: tokens.chunks(length + 1).flat_map(|row| &row[1..]).copied().collect(),
@@ -177,7 +179,8 @@ impl<'a> Steps<'a> {
         let clock = Instant::now();
         let dropout = RefCell::new(seed::stream(self.seed, &format!("profile/dropout/{index}")));
         let tape = Tape::new();
-        let pass = Pass { dropout: Some(&dropout), ..Pass::evaluation(&tape) };
+        let gradient_checkpointing = self.gradient_checkpointing;
+        let pass = Pass { dropout: Some(&dropout), gradient_checkpointing, ..Pass::evaluation(&tape) };
         let hidden = self.model.forward(&pass, &self.ids, None)?;
         let mut loss = self.model.loss(&pass, &hidden, &self.rows, &self.labels)?;
         drop(hidden);
