@@ -68,14 +68,7 @@ impl<L> Block<L> {
 }
 
 /// One run of a layer, whose dropout comes from the stream of the seed `dropout`.
-fn run<S, L: Layer<S>>(
-    layer: &L,
-    step: &Step<'_>,
-    shared: &S,
-    dropout: Option<u64>,
-    x: &Var,
-    cache: Option<&mut Cache>,
-) -> Result<Var> {
+fn run<S, L: Layer<S>>(layer: &L, step: &Step<'_>, shared: &S, dropout: Option<u64>, x: &Var, cache: Option<&mut Cache>) -> Result<Var> {
     let stream = dropout.map(|seed| RefCell::new(seed::stream(seed, "layer")));
     let pass = Pass { dropout: stream.as_ref(), ..*step.pass };
     layer.forward(&Step { pass: &pass, mask: step.mask.clone(), ..*step }, shared, x, cache)

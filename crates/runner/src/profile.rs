@@ -105,12 +105,12 @@ pub struct Saved {
 pub fn profile(spec: &RunSpec, environment: &Environment, options: ProfileOptions) -> Result<Profile> {
     let methods = build_methods(spec)?;
     let stages = methods.first().map_or(0, |method| method.stages().len());
-    let mut carried = Carried::new();
+    let (device, mut carried) = (environment.device()?, Carried::new());
     for stage in 0..stages {
         let before = memory::live_bytes();
         let mut model = match options.fresh {
-            true => fresh_model(spec, environment)?,
-            false => environment.find_model(&spec.model.name)?.model(&environment.device())?,
+            true => fresh_model(spec, environment, &device)?,
+            false => environment.find_model(&spec.model.name)?.model(&device)?,
         };
         let weights = memory::live_bytes() - before;
         let (attachment, _) = attach_all(spec, &methods, &mut *model, stage, &carried)?;
@@ -118,7 +118,7 @@ pub fn profile(spec: &RunSpec, environment: &Environment, options: ProfileOption
             return Err(SpecError::at("method", "nothing trains, so there is no training step to profile").into());
         }
         let adapter = memory::live_bytes() - before - weights;
-        let mut steps = Steps::new(&mut *model, attachment, spec, options, environment.device())?;
+        let mut steps = Steps::new(&mut *model, attachment, spec, options, device.clone())?;
         if stage + 1 == stages {
             steps.allocated = Bytes { weights, adapter, ..Bytes::default() };
             return steps.measure(options);
