@@ -239,6 +239,37 @@ fn dropout_acts_in_training_and_not_in_evaluation() {
     assert!(tried >= 10, "only {tried} dropouts");
 }
 
+/// Loss and gradients of a step in training, in their order and to the bit, with the last sequence padded on the left.
+fn trained_bits(model: &dyn Model, gradient_checkpointing: bool) -> Vec<(String, Vec<u32>)> {
+    let (tape, stream) = (Tape::new(), RefCell::new(seed::stream(1, "dropout")));
+    let mask = Tensor::new(&[[1u8, 1, 1, 1, 1], [0, 0, 1, 1, 1]], ids().device()).unwrap();
+    let pass = Pass { dropout: Some(&stream), gradient_checkpointing, ..Pass::evaluation(&tape) }.with_mask(Some(&mask));
+    let hidden = model.forward(&pass, &ids(), None).unwrap();
+    let loss = model.loss(&pass, &hidden, &[2, 3, 7, 8], &[1, 3, 5, 8]).unwrap();
+    drop(hidden);
+    let bits = |tensor: &Tensor| flat(tensor).into_iter().map(f32::to_bits).collect();
+    let loss_bits = ("loss".to_owned(), vec![loss.value().to_scalar::<f32>().unwrap().to_bits()]);
+    let grads = tape.backward(&loss).unwrap();
+    std::iter::once(loss_bits).chain(grads.iter().map(|(param, grad)| (param.name().to_owned(), bits(grad)))).collect()
+}
+
+#[test]
+fn gradient_checkpointing_changes_no_bit_of_a_step_with_any_method_on_any_base() {
+    for (method, name) in grid() {
+        let mut dropping = method.clone();
+        dropouts(&method).into_iter().for_each(|key| drop(dropping.options.insert(key, 0.3.into())));
+        let (model, attachment) = moved(&dropping, &name);
+        let check = |which: &str| {
+            let (plain, checkpointed) = (trained_bits(&*model, false), trained_bits(&*model, true));
+            assert!(plain == checkpointed, "{} on {name}, {which}", method.name);
+        };
+        check("all layers");
+        // A layer policy that has picked the last one.
+        attachment.params.iter().for_each(|p| p.param.set_active(p.layer.is_none_or(|layer| layer + 1 == model.num_layers())));
+        check("the last layer");
+    }
+}
+
 #[test]
 fn options_round_trip_through_toml_with_every_default() {
     for entry in METHODS {

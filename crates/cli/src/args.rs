@@ -5,6 +5,7 @@ use crate::exit;
 use crate::machine;
 use crate::provenance;
 use clap::{Args, Parser, Subcommand};
+use peftbench_ops::device::DeviceChoice;
 use peftbench_runner::Environment;
 use peftbench_spec::SweepSpec;
 use std::path::{Path, PathBuf};
@@ -57,7 +58,7 @@ pub struct ResultsArgs {
     pub results: PathBuf,
 }
 
-/// Where models and data lie.
+/// Where models and data lie, and what computes.
 #[derive(Debug, Clone, Args)]
 pub struct InputArgs {
     /// Folder of real data sets; without one only the tasks of the invented world work
@@ -66,6 +67,9 @@ pub struct InputArgs {
     /// Folder of models (DIR/NAME with config.json, or DIR/NAME.gguf), searched before PEFTBENCH_MODELS, `models` and `bases`; repeatable
     #[arg(long, value_name = "DIR")]
     pub models: Vec<PathBuf>,
+    /// What computes: `cpu`, `cuda` or `cuda:N` (in a build with CUDA), or `auto`, a GPU if there is one
+    #[arg(long, value_name = "DEVICE", default_value_t = DeviceChoice::Auto)]
+    pub device: DeviceChoice,
 }
 
 impl InputArgs {
@@ -74,7 +78,7 @@ impl InputArgs {
         let variable = std::env::var_os(MODELS_VARIABLE).unwrap_or_default();
         let variable = std::env::split_paths(&variable).filter(|folder| !folder.as_os_str().is_empty());
         let models = self.models.iter().cloned().chain(variable).chain(OWN_MODELS.map(PathBuf::from)).collect();
-        Environment { models, data: self.data.clone(), threads }
+        Environment { models, data: self.data.clone(), threads, device: self.device }
     }
 }
 

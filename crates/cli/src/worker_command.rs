@@ -35,6 +35,7 @@ impl WorkerCommand {
         if let Some(folder) = &self.environment.data {
             command.arg("--data").arg(folder);
         }
+        command.args(["--device", &self.environment.device.to_string()]);
         command.env("RAYON_NUM_THREADS", self.environment.threads.to_string());
         command
     }

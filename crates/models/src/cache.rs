@@ -143,13 +143,13 @@ impl LayerCache {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use peftbench_ops::Device;
+    use peftbench_ops::device::host;
 
     /// A cache of one sequence whose keys count from `from`, with a prefix of one key.
     fn cache(from: u8, tokens: usize) -> Cache {
         let keys: Vec<f32> = (0..=tokens).map(|i| f32::from(from) + i as f32).collect();
-        let keys = Tensor::from_vec(keys, (1, tokens + 1, 1), &Device::Cpu).unwrap();
-        let state = Tensor::full(f32::from(from), (1, 2, 3), &Device::Cpu).unwrap();
+        let keys = Tensor::from_vec(keys, (1, tokens + 1, 1), &host()).unwrap();
+        let state = Tensor::full(f32::from(from), (1, 2, 3), &host()).unwrap();
         let layers = vec![LayerCache::Attention { keys: keys.clone(), values: keys }, LayerCache::Ssm { context: state.clone(), state }];
         Cache { position: tokens, layers, ..Cache::default() }
     }

@@ -3,6 +3,7 @@
 //! An architecture is a [`Decoder`], what comes before and behind its layers and what these share, and its layers, put together from the
 //! parts of [`layer`](crate::layer).
 
+use crate::block::Blocks;
 use crate::cache::Cache;
 use crate::error::Result;
 use crate::layer::{Layer, Part};
@@ -11,11 +12,12 @@ use crate::norm::Norm;
 use crate::pass::Pass;
 use crate::slots::{LinearSlot, ParamSlot, PromptSlot, SlotMut, Visitor, visit_linear};
 use peftbench_ops::{Device, Tensor, Var};
+use std::rc::Rc;
 
 /// What one architecture adds to the frame.
 pub(crate) trait Decoder: Send {
     /// What all layers of a pass share: rotary tables, attention biases.
-    type Shared;
+    type Shared: 'static;
 
     /// Hugging Face's `model_type`.
     fn arch(&self) -> &'static str;
@@ -112,7 +114,7 @@ pub(crate) struct CausalLm<D, L> {
     /// Virtual tokens.
     pub prompt: PromptSlot,
     /// The layers.
-    pub layers: Vec<L>,
+    pub layers: Blocks<L>,
     /// The norm behind the last layer.
     pub norm: Norm,
     /// The head, absent where it is the embedding.
@@ -133,7 +135,7 @@ impl<D, L> CausalLm<D, L> {
     }
 }
 
-impl<D: Decoder, L: Part> Network for CausalLm<D, L> {
+impl<D: Decoder, L: Part + 'static> Network for CausalLm<D, L> {
     fn arch(&self) -> &'static str {
         self.decoder.arch()
     }
@@ -150,8 +152,8 @@ impl<D: Decoder, L: Part> Network for CausalLm<D, L> {
         visitor(SlotMut::Prompt(&mut self.prompt));
         visitor(SlotMut::Param(&mut self.embeddings));
         self.decoder.visit_slots(visitor);
-        for layer in &mut self.layers {
-            layer.visit_slots(visitor);
+        for layer in self.layers.iter() {
+            layer.lock().visit_slots(visitor);
         }
         self.norm.visit_slots(visitor);
         if let Some(head) = &mut self.head {
@@ -160,11 +162,11 @@ impl<D: Decoder, L: Part> Network for CausalLm<D, L> {
     }
 
     fn multiply_adds_per_token(&self) -> u64 {
-        self.layers.iter().map(|layer| layer.multiply_adds_per_token() as u64).sum()
+        self.layers.iter().map(|layer| layer.lock().multiply_adds_per_token() as u64).sum()
     }
 }
 
-impl<D: Decoder, L: Layer<D::Shared>> Model for CausalLm<D, L> {
+impl<D: Decoder, L: Layer<D::Shared> + 'static> Model for CausalLm<D, L> {
     fn vocab_size(&self) -> usize {
         self.embeddings.param.value().dims()[0]
     }
@@ -184,7 +186,7 @@ impl<D: Decoder, L: Layer<D::Shared>> Model for CausalLm<D, L> {
         let step = Step { pass, start, length, mask, padding: &padding, cached, prefix, device: ids.device() };
         x = self.decoder.embed(&step, x)?;
         pass.observe(&x);
-        let shared = self.decoder.shared(&step)?;
+        let shared = Rc::new(self.decoder.shared(&step)?);
         for (i, layer) in self.layers.iter().enumerate() {
             pass.tape.enter_scope(format!("layers.{i}"));
             x = layer.forward(&step, &shared, &x, cache.as_deref_mut())?;

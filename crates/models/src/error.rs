@@ -76,6 +76,16 @@ pub enum ModelError {
     Compute(#[from] peftbench_ops::Error),
 }
 
+/// Within an operator of the tape, a block that is run again.
+impl From<ModelError> for peftbench_ops::Error {
+    fn from(error: ModelError) -> Self {
+        match error {
+            ModelError::Compute(error) => error,
+            other => Self::Msg(other.to_string()),
+        }
+    }
+}
+
 /// Shorthand for results of this crate.
 pub type Result<T> = std::result::Result<T, ModelError>;
 

@@ -129,7 +129,8 @@ mod tests {
     use super::*;
     use crate::slots::SlotMut;
     use crate::weights::Fresh;
-    use peftbench_ops::{Device, Param, Tape};
+    use peftbench_ops::device::host;
+    use peftbench_ops::{Param, Tape};
 
     const SHAPE: ExpertsShape = ExpertsShape { hidden: 6, inner: 5, experts: 4, active: 2, residual_terms: 1 };
 
@@ -146,7 +147,7 @@ mod tests {
 
     fn input() -> Tensor {
         let values: Vec<f32> = (0..18).map(|i| ((i * 7) % 11) as f32 / 5.0 - 1.0).collect();
-        Tensor::from_vec(values, (1, 3, 6), &Device::Cpu).unwrap()
+        Tensor::from_vec(values, (1, 3, 6), &host()).unwrap()
     }
 
     /// Every token through every expert, weighted with its rating where it is among the two highest.
@@ -186,7 +187,7 @@ mod tests {
         // The router likes experts 1 and 2 wherever the input's first element is positive.
         let mut router = vec![0.0f32; 24];
         (router[6], router[12], router[18]) = (1.0, 2.0, -1.0);
-        params[0].set(Tensor::from_vec(router, (4, 6), &Device::Cpu).unwrap()).unwrap();
+        params[0].set(Tensor::from_vec(router, (4, 6), &host()).unwrap()).unwrap();
         let x = input().abs().unwrap().affine(1.0, 0.1).unwrap();
         params.iter().for_each(|p| p.set_trainable(true));
         let tape = Tape::new();

@@ -15,6 +15,8 @@ pub struct Pass<'a> {
     pub dropout: Option<&'a RefCell<Stream>>,
     /// Factor on each layer's adapters; absent where all are 1. Layer policies suppress layers with it.
     pub adapter_scale: Option<&'a [f64]>,
+    /// Whether each layer keeps its input only and is run again in the backward pass (Chen et al., 2016).
+    pub gradient_checkpointing: bool,
     /// Where to leave the residual stream: before the first layer, behind each one, and behind the last norm. Absent where nobody looks.
     pub hidden_states: Option<&'a RefCell<Vec<Var>>>,
 }
@@ -22,7 +24,7 @@ pub struct Pass<'a> {
 impl<'a> Pass<'a> {
     /// A pass in evaluation mode.
     pub fn evaluation(tape: &'a Tape) -> Self {
-        Self { tape, mask: None, dropout: None, adapter_scale: None, hidden_states: None }
+        Self { tape, mask: None, dropout: None, adapter_scale: None, gradient_checkpointing: false, hidden_states: None }
     }
 
     /// The same pass with a padding mask.

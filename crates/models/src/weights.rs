@@ -1,6 +1,7 @@
 //! Where a model's tensors come from, behind one trait; and the initialisation of a model that starts from nothing.
 
 use crate::error::{ModelError, Result};
+use peftbench_ops::device::host;
 use peftbench_ops::{Device, Param, Tensor};
 use peftbench_spec::seed;
 use peftbench_spec::suggest;
@@ -81,11 +82,29 @@ impl Weights for Fresh {
             }
         };
         let values: Vec<f32> = (0..count).map(|i| draw(i) as f32).collect();
-        Ok(Tensor::from_vec(values, dims, &Device::Cpu)?)
+        Ok(Tensor::from_vec(values, dims, &host())?)
     }
 
     fn contains(&self, _name: &str) -> bool {
         false
+    }
+}
+
+/// The tensors of another source, moved to a device.
+pub struct On<'a> {
+    /// The source.
+    pub weights: &'a dyn Weights,
+    /// Where they go.
+    pub device: &'a Device,
+}
+
+impl Weights for On<'_> {
+    fn tensor(&self, name: &str, dims: &[usize], init: Init) -> Result<Tensor> {
+        Ok(self.weights.tensor(name, dims, init)?.to_device(self.device)?)
+    }
+
+    fn contains(&self, name: &str) -> bool {
+        self.weights.contains(name)
     }
 }
 
@@ -95,7 +114,7 @@ pub struct Shapes;
 impl Weights for Shapes {
     fn tensor(&self, _name: &str, dims: &[usize], _init: Init) -> Result<Tensor> {
         // One zero, seen from every position: a model of any size costs nothing.
-        Ok(Tensor::zeros(1, peftbench_ops::DType::F32, &Device::Cpu)?.broadcast_as(dims)?)
+        Ok(Tensor::zeros(1, peftbench_ops::DType::F32, &host())?.broadcast_as(dims)?)
     }
 
     fn contains(&self, _name: &str) -> bool {

@@ -11,6 +11,7 @@
 //!   [`cross_entropy`], [`embedding`], [`dropout`]: fused operators, where the time and the memory go. Each runs a vectorised kernel on
 //!   f32 CPU tensors and a composition of candle operators on any other type or device.
 //! * [`adamw`]: the optimizer's update.
+//! * [`device`]: where tensors lie and how that is chosen.
 //! * [`memory`]: the counting allocator; [`mapped`]: read-only file maps; [`clock`]: processor time.
 //!
 //! This is the only crate of the workspace that holds `unsafe` code.
@@ -27,6 +28,7 @@ mod complex;
 pub mod conv;
 mod cpu;
 pub mod cross_entropy;
+pub mod device;
 mod diagonal_scan;
 mod diagonal_scan_kernel;
 pub mod dropout;

@@ -46,7 +46,7 @@ mod tests {
     fn only_label_tokens_are_rows_and_padding_is_counted() {
         let sequence = |ids: &[u32], prompt_len| Encoded { ids: ids.to_vec(), prompt_len, truncated: false };
         let (a, b) = (sequence(&[5, 6, 7, 8], 2), sequence(&[9, 4], 1));
-        let batch = join(&[&a, &b], &Device::Cpu).unwrap();
+        let batch = join(&[&a, &b], &peftbench_ops::device::host()).unwrap();
         assert_eq!(batch.ids.to_vec2::<u32>().unwrap(), [[5, 6, 7, 8], [9, 4, 0, 0]]);
         assert_eq!((batch.rows, batch.labels), (vec![1, 2, 4], vec![7, 8, 4]));
         assert_eq!((batch.tokens, batch.padding), (8, 2));

@@ -6,6 +6,7 @@ use peftbench_datasets::{DataSource, GgufVocabulary, TextTokenizer};
 use peftbench_models::gguf::GgufFile;
 use peftbench_models::{Model, load};
 use peftbench_ops::Device;
+use peftbench_ops::device::{DeviceChoice, host};
 use peftbench_ops::mapped::MappedFile;
 use std::path::{Path, PathBuf};
 
@@ -18,6 +19,8 @@ pub struct Environment {
     pub data: Option<PathBuf>,
     /// Threads, for the record; 0 if unknown.
     pub threads: usize,
+    /// What to compute on.
+    pub device: DeviceChoice,
 }
 
 /// A model that was found: a Hugging Face folder or a GGUF file.
@@ -31,8 +34,11 @@ pub struct ModelFiles {
 
 impl Environment {
     /// The device to compute on.
-    pub fn device(&self) -> Device {
-        Device::Cpu
+    ///
+    /// # Errors
+    /// Where there is none such.
+    pub fn device(&self) -> Result<Device> {
+        Ok(self.device.open()?)
     }
 
     /// The data source of tasks.
@@ -94,7 +100,7 @@ impl ModelFiles {
         if !self.is_gguf() {
             return Ok(TextTokenizer::from_file(&self.path.join("tokenizer.json"))?);
         }
-        let header = GgufFile::open(&self.path, &Device::Cpu)?.tokenizer()?;
+        let header = GgufFile::open(&self.path, &host())?.tokenizer()?;
         let vocabulary = GgufVocabulary {
             model: header.model,
             pre: header.pre,

@@ -17,6 +17,7 @@ use peftbench_adapters::{Attachment, Method};
 use peftbench_datasets::{Encoded, Example, Scoring, Task, TextTokenizer, encode_example, tasks};
 use peftbench_models::Model;
 use peftbench_models::slots::SlotMut;
+use peftbench_ops::device::kind;
 use peftbench_ops::{Device, Param, Tensor};
 use peftbench_spec::RunSpec;
 use peftbench_spec::event::{EvalRecord, Event, FailureKind, ParamRecord, PhaseRecord, SCHEMA_VERSION, Setup, Summary};
@@ -137,7 +138,7 @@ impl<'a> Run<'a> {
     /// Everything that is read from files.
     fn load(job: &'a Job<'a>, started: Instant) -> Result<(Self, Box<dyn Model>, Setup)> {
         let spec = job.spec;
-        let device = job.environment.device();
+        let device = job.environment.device()?;
         let files = job.environment.find_model(&spec.model.name)?;
         let model = files.model(&device)?;
         let tokenizer = files.tokenizer_for(&*model)?;
@@ -193,7 +194,7 @@ impl<'a> Run<'a> {
             target_modules_matched: matched,
             truncated_fraction: truncated as f64 / self.train.len().max(1) as f64,
             total_steps: if trainable > 0 { total_steps(self.train.len(), self.job.spec) } else { 0 },
-            device: "cpu".to_owned(),
+            device: kind(&self.device).to_owned(),
             threads: self.job.environment.threads,
             ..setup.clone()
         })))?;

@@ -9,7 +9,8 @@ use peftbench_models::checkpoint::{Storage, to_safetensors};
 use peftbench_models::config::ModelConfig;
 use peftbench_models::weights::Fresh;
 use peftbench_models::{Model, Pass, model};
-use peftbench_ops::{Device, Tape, Tensor};
+use peftbench_ops::device::host;
+use peftbench_ops::{Tape, Tensor};
 use peftbench_spec::seed;
 use peftbench_spec::{LrScheduler, SpecError};
 use rand::seq::SliceRandom;
@@ -196,7 +197,7 @@ impl<'a> Pretrainer<'a> {
         let rows: Vec<u32> = (0..labels.len() as u32).collect();
         let tape = Tape::new();
         let pass = Pass::evaluation(&tape);
-        let hidden = self.model.forward(&pass, &Tensor::from_vec(ids, (batch, length), &Device::Cpu)?, None)?;
+        let hidden = self.model.forward(&pass, &Tensor::from_vec(ids, (batch, length), &host())?, None)?;
         let loss = self.model.loss(&pass, &hidden, &rows, &labels)?;
         let value = f64::from(loss.value().to_scalar::<f32>()?);
         self.step += 1;

@@ -105,12 +105,12 @@ pub struct Saved {
 pub fn profile(spec: &RunSpec, environment: &Environment, options: ProfileOptions) -> Result<Profile> {
     let methods = build_methods(spec)?;
     let stages = methods.first().map_or(0, |method| method.stages().len());
-    let mut carried = Carried::new();
+    let (device, mut carried) = (environment.device()?, Carried::new());
     for stage in 0..stages {
         let before = memory::live_bytes();
         let mut model = match options.fresh {
-            true => fresh_model(spec, environment)?,
-            false => environment.find_model(&spec.model.name)?.model(&environment.device())?,
+            true => fresh_model(spec, environment, &device)?,
+            false => environment.find_model(&spec.model.name)?.model(&device)?,
         };
         let weights = memory::live_bytes() - before;
         let (attachment, _) = attach_all(spec, &methods, &mut *model, stage, &carried)?;
@@ -118,7 +118,7 @@ pub fn profile(spec: &RunSpec, environment: &Environment, options: ProfileOption
             return Err(SpecError::at("method", "nothing trains, so there is no training step to profile").into());
         }
         let adapter = memory::live_bytes() - before - weights;
-        let mut steps = Steps::new(&mut *model, attachment, spec, options, environment.device())?;
+        let mut steps = Steps::new(&mut *model, attachment, spec, options, device.clone())?;
         if stage + 1 == stages {
             steps.allocated = Bytes { weights, adapter, ..Bytes::default() };
             return steps.measure(options);
@@ -137,6 +137,7 @@ struct Steps<'a> {
     lr: f64,
     total_params: u64,
     seed: u64,
+    gradient_checkpointing: bool,
     ids: Tensor,
     rows: Vec<u32>,
     labels: Vec<u32>,
@@ -160,6 +161,7 @@ impl<'a> Steps<'a> {
             lr: t.lr,
             total_params: base,
             seed: spec.seed,
+            gradient_checkpointing: t.gradient_checkpointing,
             ids: Tensor::from_vec(ids, (batch, length), &device)?,
             rows: (0..(batch * length) as u32).collect(),
             labels: tokens.chunks(length + 1).flat_map(|row| &row[1..]).copied().collect(),
@@ -177,7 +179,8 @@ impl<'a> Steps<'a> {
         let clock = Instant::now();
         let dropout = RefCell::new(seed::stream(self.seed, &format!("profile/dropout/{index}")));
         let tape = Tape::new();
-        let pass = Pass { dropout: Some(&dropout), ..Pass::evaluation(&tape) };
+        let gradient_checkpointing = self.gradient_checkpointing;
+        let pass = Pass { dropout: Some(&dropout), gradient_checkpointing, ..Pass::evaluation(&tape) };
         let hidden = self.model.forward(&pass, &self.ids, None)?;
         let mut loss = self.model.loss(&pass, &hidden, &self.rows, &self.labels)?;
         drop(hidden);

@@ -9,9 +9,10 @@ use peftbench_adapters::{Attachment, Method, choose, methods, policies};
 use peftbench_datasets::tasks;
 use peftbench_models::config::ModelConfig;
 use peftbench_models::gguf::GgufFile;
-use peftbench_models::weights::{Fresh, Shapes};
+use peftbench_models::weights::{Fresh, On, Shapes};
 use peftbench_models::{Model, model};
 use peftbench_ops::Device;
+use peftbench_ops::device::host;
 use peftbench_spec::seed;
 use peftbench_spec::{Component, LayerSelection, RunSpec, SpecError, TargetExpr};
 
@@ -79,14 +80,14 @@ pub fn attach_all(
 fn model_config(spec: &RunSpec, environment: &Environment) -> Result<ModelConfig> {
     let files = environment.find_model(&spec.model.name)?;
     Ok(match files.path.is_file() {
-        true => GgufFile::open(&files.path, &Device::Cpu)?.config()?,
+        true => GgufFile::open(&files.path, &host())?.config()?,
         false => ModelConfig::read(&files.path)?,
     })
 }
 
-/// The spec's model with weights drawn from its seed, on the CPU; only its config is read.
-pub fn fresh_model(spec: &RunSpec, environment: &Environment) -> Result<Box<dyn Model>> {
-    Ok(model::build(&model_config(spec, environment)?, &Fresh { seed: spec.seed })?)
+/// The spec's model with weights drawn from its seed; only its config is read.
+pub fn fresh_model(spec: &RunSpec, environment: &Environment, device: &Device) -> Result<Box<dyn Model>> {
+    Ok(model::build(&model_config(spec, environment)?, &On { weights: &Fresh { seed: spec.seed }, device })?)
 }
 
 fn shapes(spec: &RunSpec, environment: &Environment) -> Result<Box<dyn Model>> {

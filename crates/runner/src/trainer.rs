@@ -205,7 +205,8 @@ impl<'a> Trainer<'a> {
         let (mut total, mut kept, mut sum) = (0.0, 0, None);
         for batch in batches {
             let tape = Tape::new();
-            let pass = Pass { dropout: Some(&dropout), ..Pass::evaluation(&tape) };
+            let gradient_checkpointing = self.stage.spec.train.gradient_checkpointing;
+            let pass = Pass { dropout: Some(&dropout), gradient_checkpointing, ..Pass::evaluation(&tape) };
             let hidden = model.forward(&pass, &batch.ids, None)?;
             let mut loss = model.loss(&pass, &hidden, &batch.rows, &batch.labels)?;
             drop(hidden);

@@ -10,7 +10,7 @@ use std::path::Path;
 
 fn environment(data: &Path) -> Environment {
     let bases = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../bases");
-    Environment { models: vec![bases], data: Some(data.to_owned()), threads: 1 }
+    Environment { models: vec![bases], data: Some(data.to_owned()), threads: 1, ..Environment::default() }
 }
 
 fn spec(environment: &Environment, method: &str, seed: u64, train_samples: usize) -> RunSpec {

@@ -11,6 +11,7 @@ use crate::exit::{self, Exit};
 use crate::{interrupt, provenance};
 use anyhow::Context;
 use clap::Args;
+use peftbench_ops::device::kind;
 use peftbench_runner::{Job, Outcome, RunError};
 use peftbench_spec::event::FailureKind;
 use peftbench_spec::manifest::Inputs;
@@ -62,7 +63,8 @@ fn attempt(verb: &Worker, stop: &AtomicBool, voice: &mut Voice) -> anyhow::Resul
     let attempt = attempt_number(&verb.run_dir)?;
     let environment = verb.inputs.environment(verb.threads);
     let manifest = Manifest::read(&manifest_path)?;
-    let manifest = Manifest { provenance: provenance::provenance(verb.threads), ..manifest };
+    let device = kind(&environment.device()?);
+    let manifest = Manifest { provenance: provenance::provenance(verb.threads, device), ..manifest };
     let record_inputs = |inputs: &Inputs| {
         let toml = Manifest { inputs: inputs.clone(), ..manifest.clone() }.to_toml().map_err(io::Error::other)?;
         atomic::write(&manifest_path, toml.as_bytes()).map_err(io::Error::other)

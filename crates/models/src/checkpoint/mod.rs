@@ -163,7 +163,7 @@ impl Checkpoint {
         };
         let mut values = Vec::with_capacity(entry.dims.iter().product());
         for_each_piece(file, entry, |piece| convert(piece, &mut values)).map_err(|e| damaged(path, &format!("tensor `{name}`: {e}")))?;
-        Ok(Tensor::from_vec(values, &entry.dims[..], &Device::Cpu)?.to_device(&self.device)?)
+        Ok(Tensor::from_vec(values, &entry.dims[..], &peftbench_ops::device::host())?.to_device(&self.device)?)
     }
 
     /// Checks that every tensor was asked for, but those that are computed from the config. `tied` is the tensor that serves as the

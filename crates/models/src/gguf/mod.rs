@@ -9,6 +9,7 @@ use crate::config::ModelConfig;
 use crate::error::{ModelError, Result};
 use crate::weights::{Init, Weights, missing};
 use header::{Header, Problem, Value};
+use peftbench_ops::device::host;
 use peftbench_ops::mapped::MappedFile;
 use peftbench_ops::quantized::ggml_file::qtensor_from_ggml;
 use peftbench_ops::{DType, Device, Tensor};
@@ -236,8 +237,8 @@ impl Weights for GgufFile {
         }
         // A copy of its own is aligned as its blocks need it.
         let bytes = self.bytes[entry.start..entry.start + entry.length].to_vec();
-        let tensor = qtensor_from_ggml(entry.dtype, &bytes, entry.dims.clone(), &Device::Cpu)?;
-        let tensor = tensor.dequantize(&Device::Cpu)?.to_dtype(DType::F32)?;
+        let tensor = qtensor_from_ggml(entry.dtype, &bytes, entry.dims.clone(), &host())?;
+        let tensor = tensor.dequantize(&host())?.to_dtype(DType::F32)?;
         let (query, key_value) = self.heads()?;
         let tensor = match () {
             () if stored.contains("attn_q.") => unpermute(&tensor, query)?,
@@ -262,7 +263,7 @@ mod tests {
         assert_eq!(gguf_name("lm_head.weight").as_deref(), Some("output.weight"));
         assert_eq!(gguf_name("model.layers.0.mixer.D"), None);
         // llama.cpp's conversion: reshape(heads, 2, dim / 2, ..).swapaxes(1, 2).
-        let original = Tensor::arange(0f32, 24.0, &Device::Cpu)?.reshape((12, 2))?;
+        let original = Tensor::arange(0f32, 24.0, &host())?.reshape((12, 2))?;
         let permuted = original.reshape((2, 2, 3, 2))?.transpose(1, 2)?.contiguous()?.reshape((12, 2))?;
         assert_eq!(unpermute(&permuted, 2)?.to_vec2::<f32>()?, original.to_vec2::<f32>()?);
         Ok(())

@@ -278,7 +278,8 @@ mod tests {
     fn alone(model: &dyn Model, option: &Encoded) -> f64 {
         let tape = Tape::inference();
         let pass = Pass::evaluation(&tape);
-        let hidden = model.forward(&pass, &padded(&[&option.ids], option.ids.len(), &Device::Cpu).unwrap(), None).unwrap();
+        let hidden =
+            model.forward(&pass, &padded(&[&option.ids], option.ids.len(), &peftbench_ops::device::host()).unwrap(), None).unwrap();
         let scored = option.prompt_len.max(1)..option.ids.len();
         let rows: Vec<u32> = scored.clone().map(|position| position as u32 - 1).collect();
         model.log_probs(&pass, &hidden, &rows, &option.ids[scored]).unwrap().iter().sum()
@@ -295,7 +296,7 @@ mod tests {
             let expected: Vec<Vec<f64>> = encoded.iter().map(|options| options.iter().map(|o| alone(&*model, o)).collect()).collect();
             let questions: Vec<Question> = encoded.iter().map(|options| Question::new(options)).collect();
             for batch_size in [1, 9, 64] {
-                let found = score(&*model, &questions, batch_size, &Device::Cpu).unwrap().log_likelihoods;
+                let found = score(&*model, &questions, batch_size, &peftbench_ops::device::host()).unwrap().log_likelihoods;
                 for (i, (found, expected)) in found.iter().zip(&expected).enumerate() {
                     assert_eq!(found.len(), expected.len());
                     for (a, b) in found.iter().zip(expected) {
@@ -318,8 +319,8 @@ mod tests {
         assert_eq!((single.sequences.as_slice(), single.shared), ([vec![1, 8, 15, 22]].as_slice(), 0));
         let model = tiny("mamba");
         // 8 tokens of the prompt, then 4 sequences of its last token and at most 3 of the option.
-        assert_eq!(score(&*model, &questions[..1], 8, &Device::Cpu).unwrap().tokens, 8 + 4 * 4);
-        assert_eq!(score(&*model, &questions[8..9], 8, &Device::Cpu).unwrap().tokens, 4);
+        assert_eq!(score(&*model, &questions[..1], 8, &peftbench_ops::device::host()).unwrap().tokens, 8 + 4 * 4);
+        assert_eq!(score(&*model, &questions[8..9], 8, &peftbench_ops::device::host()).unwrap().tokens, 4);
     }
 
     #[test]
