@@ -4,19 +4,45 @@
 //! The corpus score takes no effective order; the sentence score does, as sacrebleu's `sentence_bleu`. Hugging Face's `evaluate` `bleu`
 //! differs in two ways: no smoothing, and the shortest reference's length.
 
+use super::standard_error::bootstrap;
 use super::tokenize_13a::tokenize;
-use crate::draw;
+use super::{Item, Metric, MetricEntry, NoOptions, Scores};
+use crate::error::Result;
 use peftbench_spec::event::MetricValue;
-use peftbench_spec::seed::stream;
 use std::collections::HashMap;
 
+/// `bleu`.
+pub const BLEU: MetricEntry = MetricEntry {
+    name: "bleu",
+    summary: "corpus BLEU-4, sacrebleu's 13a tokens and exp smoothing, all references",
+    higher_is_better: true,
+    range: "0 to 1",
+    definition: "BLEU-4 of the corpus (Papineni et al. 2002) over all references; an item's score is its sentence BLEU with effective order. \
+                 Standard error by bootstrap over items.",
+    reference: "sacrebleu `BLEU`, over 100",
+    options: &[],
+    build: |metric| metric.parse_options::<NoOptions>().map(|_| Box::new(Bleu) as Box<dyn Metric>),
+    resolve: |metric| metric.resolved(&metric.parse_options::<NoOptions>()?),
+};
+
 /// Its name in results.
-pub const NAME: &str = "bleu";
+pub const NAME: &str = BLEU.name;
+
+struct Bleu;
+
+impl Metric for Bleu {
+    fn name(&self) -> &'static str {
+        NAME
+    }
+
+    fn score(&self, items: &[Item<'_>]) -> Result<Scores> {
+        let segments: Vec<Counts> = items.iter().map(|item| Counts::of(item.prediction, item.references)).collect();
+        Ok(Scores { values: vec![corpus(&segments)], items: segments.iter().map(|counts| counts.bleu(true)).collect() })
+    }
+}
 
 /// The longest n-gram counted.
 const ORDER: usize = 4;
-/// Bootstrap resamples behind the standard error: its own relative error is about 1/√(2·500) = 3 %.
-const RESAMPLES: usize = 500;
 
 /// Counts of one segment; BLEU of a corpus is a function of their sum.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -114,19 +140,17 @@ pub fn sentence_bleu(hypothesis: &str, references: &[String]) -> f64 {
 /// BLEU over pairs of (hypothesis, references). The standard error is a bootstrap over segments with a fixed seed, from two segments on.
 pub fn corpus_bleu<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a [String])>) -> MetricValue {
     let segments: Vec<Counts> = pairs.into_iter().map(|(hypothesis, references)| Counts::of(hypothesis, references)).collect();
-    let score = |indices: &mut dyn Iterator<Item = usize>| {
+    corpus(&segments)
+}
+
+fn corpus(segments: &[Counts]) -> MetricValue {
+    let score = |chosen: &mut dyn Iterator<Item = usize>| {
         let mut sum = Counts::default();
-        indices.for_each(|index| sum.add(&segments[index]));
+        chosen.for_each(|index| sum.add(&segments[index]));
         sum.bleu(false)
     };
     let value = score(&mut (0..segments.len()));
-    let stderr = (segments.len() > 1).then(|| {
-        let mut draws = stream(0, "metric/bleu/bootstrap");
-        let scores: Vec<f64> =
-            (0..RESAMPLES).map(|_| score(&mut (0..segments.len()).map(|_| draw::below(&mut draws, segments.len())))).collect();
-        let mean = scores.iter().sum::<f64>() / RESAMPLES as f64;
-        (scores.iter().map(|score| (score - mean).powi(2)).sum::<f64>() / (RESAMPLES - 1) as f64).sqrt()
-    });
+    let stderr = bootstrap(NAME, segments.len(), |chosen| score(&mut chosen.iter().copied()));
     MetricValue { name: NAME.to_owned(), value, stderr, n_items: segments.len(), higher_is_better: true }
 }
 
