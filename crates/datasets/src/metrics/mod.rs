@@ -18,15 +18,27 @@
 
 pub mod accuracy;
 pub mod bleu;
+mod bleu_tokens;
+pub mod chrf;
 mod classes;
 pub mod exact_match;
+pub mod exact_set_match;
+pub mod exec_accuracy;
 pub mod f1;
+mod lcs;
 pub mod matthews;
+pub mod meteor;
+pub(crate) mod nltk_words;
 pub mod numeric_match;
+pub mod perplexity;
+mod porter;
+pub(crate) mod python;
+pub mod rouge;
 mod standard_error;
 pub mod tokenize_13a;
 
 use crate::error::Result;
+use crate::sql::Database;
 use peftbench_spec::event::MetricValue;
 use peftbench_spec::{Component, SpecError, suggest};
 
@@ -37,12 +49,25 @@ pub struct Item<'a> {
     pub prediction: &'a str,
     /// Every accepted text; for a class, its name.
     pub references: &'a [String],
+    /// How likely the model found the item's tokens, for perplexity.
+    pub likelihood: Option<Likelihood>,
+    /// What a query is asked of, for the metrics of SQL.
+    pub database: Option<&'a Database>,
+}
+
+/// How likely a model found a text.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Likelihood {
+    /// Minus the sum of the natural logarithms of its tokens' probabilities.
+    pub nats: f64,
+    /// Tokens.
+    pub tokens: usize,
 }
 
 impl<'a> Item<'a> {
     /// An item of which no more than this is known.
     pub fn new(prediction: &'a str, references: &'a [String]) -> Self {
-        Self { prediction, references }
+        Self { prediction, references, likelihood: None, database: None }
     }
 
     /// The class that is right: the first reference, or no text at all.
@@ -96,8 +121,21 @@ pub struct MetricEntry {
 }
 
 /// Every metric of this crate.
-pub const METRICS: &[MetricEntry] =
-    &[accuracy::ACCURACY, f1::F1, matthews::MATTHEWS, exact_match::EXACT_MATCH, numeric_match::NUMERIC_MATCH, bleu::BLEU];
+pub const METRICS: &[MetricEntry] = &[
+    accuracy::ACCURACY,
+    f1::F1,
+    matthews::MATTHEWS,
+    exact_match::EXACT_MATCH,
+    numeric_match::NUMERIC_MATCH,
+    rouge::ROUGE,
+    bleu::BLEU,
+    bleu::SENTENCE_BLEU,
+    meteor::METEOR,
+    chrf::CHRF,
+    exact_set_match::EXACT_SET_MATCH,
+    exec_accuracy::EXEC_ACCURACY,
+    perplexity::PERPLEXITY,
+];
 
 fn entry(metric: &Component) -> std::result::Result<&'static MetricEntry, SpecError> {
     METRICS.iter().find(|entry| entry.name == metric.name).ok_or_else(|| {
@@ -156,7 +194,10 @@ mod tests {
     fn predictions_equal_to_a_reference_are_right_item_by_item() {
         let references: Vec<[String; 1]> = (0..40).map(|i| [format!("{}", i % 7)]).collect();
         let items: Vec<Item> = references.iter().map(|one| Item::new(&one[0], one)).collect();
-        for entry in METRICS.iter().filter(|entry| entry.higher_is_better) {
+        // METEOR's penalty takes half off a match of one word; perplexity and SQL need more than texts.
+        let others =
+            [meteor::METEOR.name, perplexity::PERPLEXITY.name, exact_set_match::EXACT_SET_MATCH.name, exec_accuracy::EXEC_ACCURACY.name];
+        for entry in METRICS.iter().filter(|entry| !others.contains(&entry.name)) {
             let metric = build(&Component::named(entry.name)).unwrap();
             let scores = metric.score(&items).unwrap();
             assert!(scores.items.iter().all(|score| (score - 1.0).abs() < 1e-12), "{}: {:?}", entry.name, scores.items);

@@ -22,6 +22,14 @@ pub(crate) fn proportion_of(name: &str, right: impl IntoIterator<Item = bool>) -
     Scores { values: vec![proportion(name, hits, items.len())], items }
 }
 
+/// The mean of the items' scores with its standard error s/√n, from two items on. Over no items it is 0.
+pub(crate) fn mean_of(name: &str, scores: &[f64]) -> MetricValue {
+    let n = scores.len();
+    let value = scores.iter().sum::<f64>() / n.max(1) as f64;
+    let stderr = (n > 1).then(|| (scores.iter().map(|score| (score - value).powi(2)).sum::<f64>() / ((n - 1) * n) as f64).sqrt());
+    MetricValue { name: name.to_owned(), value, stderr, n_items: n, higher_is_better: true }
+}
+
 /// The standard deviation of `statistic` over resamples of `n` items drawn with replacement (Efron 1979), from two items on. The draws are
 /// those of the stream `metric/<name>/bootstrap` of seed 0, so that equal items give equal bytes.
 pub(crate) fn bootstrap(name: &str, n: usize, mut statistic: impl FnMut(&[usize]) -> f64) -> Option<f64> {
