@@ -62,6 +62,34 @@ pub enum DataError {
         /// What is wrong and the way out.
         problem: String,
     },
+    /// A metric needs more of an item than it is given.
+    #[error("metric `{metric}`: item {item} lacks {what}, which the metric needs; take a metric that goes by texts alone, or give it", item = item + 1)]
+    ItemLacks {
+        /// The metric.
+        metric: &'static str,
+        /// Which item, from 0.
+        item: usize,
+        /// What is missing.
+        what: &'static str,
+    },
+    /// A database cannot be opened.
+    #[error("database {name}: {problem}; check that the file is a whole SQLite database, or fetch it again")]
+    Database {
+        /// Its name.
+        name: String,
+        /// SQLite's message.
+        problem: String,
+    },
+    /// A query that is right by definition does not run, or is not of the form that the metric reads.
+    #[error("item {item}: the reference query `{query}` cannot be scored against: {problem}; correct the reference, or leave the item out", item = item + 1)]
+    GoldQuery {
+        /// Which item, from 0.
+        item: usize,
+        /// The query.
+        query: String,
+        /// What is wrong with it.
+        problem: String,
+    },
     /// An example does not fit, even with its whole prompt dropped but for one token.
     #[error(
         "example `{example}`: the answer alone has {tokens} tokens and must leave room for one of the prompt in {max_length}; raise the maximum length to at least {}", tokens + 1

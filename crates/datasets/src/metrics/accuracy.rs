@@ -1,10 +1,25 @@
-//! Accuracy: the fraction of items whose chosen option is the answer.
+//! Accuracy: the fraction of items whose chosen option or class is the right one.
 
-use super::proportion;
+use super::standard_error::proportion_of;
+use super::{Item, Metric, MetricEntry, NoOptions, Scores};
+use crate::error::Result;
 use peftbench_spec::event::MetricValue;
 
+/// `accuracy`.
+pub const ACCURACY: MetricEntry = MetricEntry {
+    name: "accuracy",
+    summary: "fraction of items whose chosen option is the answer",
+    higher_is_better: true,
+    range: "0 to 1",
+    definition: "The fraction of items whose prediction is, character for character, the reference. Standard error √(p(1−p)/n).",
+    reference: "scikit-learn `accuracy_score`",
+    options: &[],
+    build: |metric| metric.parse_options::<NoOptions>().map(|_| Box::new(Accuracy) as Box<dyn Metric>),
+    resolve: |metric| metric.resolved(&metric.parse_options::<NoOptions>()?),
+};
+
 /// Its name in results.
-pub const NAME: &str = "accuracy";
+pub const NAME: &str = ACCURACY.name;
 
 /// Whether one prediction is right: the same text as the answer.
 pub fn is_correct(prediction: &str, answer: &str) -> bool {
@@ -13,12 +28,19 @@ pub fn is_correct(prediction: &str, answer: &str) -> bool {
 
 /// Accuracy over pairs of (prediction, answer), with the binomial standard error.
 pub fn accuracy<'a>(pairs: impl IntoIterator<Item = (&'a str, &'a str)>) -> MetricValue {
-    let (mut hits, mut n) = (0, 0);
-    for (prediction, answer) in pairs {
-        hits += usize::from(is_correct(prediction, answer));
-        n += 1;
+    proportion_of(NAME, pairs.into_iter().map(|(prediction, answer)| is_correct(prediction, answer))).values.remove(0)
+}
+
+struct Accuracy;
+
+impl Metric for Accuracy {
+    fn name(&self) -> &'static str {
+        NAME
     }
-    proportion(NAME, hits, n)
+
+    fn score(&self, items: &[Item<'_>]) -> Result<Scores> {
+        Ok(proportion_of(NAME, items.iter().map(|item| item.references.iter().any(|reference| is_correct(item.prediction, reference)))))
+    }
 }
 
 #[cfg(test)]

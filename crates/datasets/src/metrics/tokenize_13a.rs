@@ -3,21 +3,25 @@
 //! A plain rewrite of its four regular expressions as scans. The scans keep the expressions' one subtlety: each match consumes the
 //! characters it looks at, so in `a..` the second full stop is not seen as preceded by the first.
 
+use super::python::{is_space, split};
+
 /// Splits `text` into BLEU's tokens.
 pub fn tokenize(text: &str) -> Vec<String> {
-    let mut line = text.trim_end_matches(is_python_space).replace("<skipped>", "").replace("-\n", "").replace('\n', " ");
+    let mut line = text.trim_end_matches(is_space).replace("<skipped>", "").replace("-\n", "").replace('\n', " ");
     if line.contains('&') {
         line = line.replace("&quot;", "\"").replace("&amp;", "&").replace("&lt;", "<").replace("&gt;", ">");
     }
-    let mut chars: Vec<char> = Vec::with_capacity(line.len() + 2);
-    chars.push(' ');
-    chars.extend(line.chars());
-    chars.push(' ');
+    split_symbols(&format!(" {line} "))
+}
+
+/// The expressions themselves, over a line as it stands.
+pub(super) fn split_symbols(line: &str) -> Vec<String> {
+    let chars: Vec<char> = line.chars().collect();
     let chars = space_symbols(&chars);
     let chars = replace_pairs(&chars, |a, b| !a.is_ascii_digit() && is_stop(b), |a, b| [a, ' ', b, ' ']);
     let chars = replace_pairs(&chars, |a, b| is_stop(a) && !b.is_ascii_digit(), |a, b| [' ', a, ' ', b]);
     let chars = replace_pairs(&chars, |a, b| a.is_ascii_digit() && b == '-', |a, b| [a, ' ', b, ' ']);
-    chars.split(|&c| is_python_space(c)).filter(|word| !word.is_empty()).map(|word| word.iter().collect()).collect()
+    split(&chars.into_iter().collect::<String>()).map(str::to_owned).collect()
 }
 
 /// `([\{-\~\[-\` -\&\(-\+\:-\@\/])` → ` \1 `: ASCII symbols but `'`, `,`, `-`, `.`.
@@ -53,11 +57,6 @@ fn replace_pairs(chars: &[char], matches: impl Fn(char, char) -> bool, by: impl 
 
 fn is_stop(c: char) -> bool {
     c == '.' || c == ','
-}
-
-/// White space as Python's `str.split` and `str.rstrip` have it: Unicode's, and the four separators U+001C to U+001F.
-fn is_python_space(c: char) -> bool {
-    c.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&c)
 }
 
 #[cfg(test)]
