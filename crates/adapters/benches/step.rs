@@ -49,7 +49,7 @@ impl Products {
 
 /// What one shape reached on so many threads.
 struct Line {
-    name: &'static str,
+    name: String,
     threads: usize,
     target: f64,
     /// GFLOP/s of the products and of the step, by the clock and by processor time.
@@ -86,7 +86,7 @@ struct Subject {
 impl Subject {
     fn new(shape: &Shape, pool: &rayon::ThreadPool) -> Self {
         let mut step = Step::new(shape);
-        let products = Products::new(shape.tokens(), &step.layer_products());
+        let products = Products::new(shape.tokens(), &step.layer_products(0));
         let live = memory::reset_peak();
         pool.install(|| step.run());
         Self { step, products, growth: memory::peak_bytes() - live }
@@ -123,7 +123,7 @@ fn measure(criterion: &mut Criterion, shape: &Shape, threads: usize, target: f64
     };
     let (wall, cpu) = (rates(|best| best.0), rates(|best| best.1));
     let tokens_per_second = shape.tokens() as f64 / best_step.0.as_secs_f64();
-    Some(Line { name: shape.name, threads, target, wall, cpu, tokens_per_second, growth })
+    Some(Line { name: shape.name.clone(), threads, target, wall, cpu, tokens_per_second, growth })
 }
 
 fn main() {

@@ -45,6 +45,13 @@ fn memory_by_kind_is_what_the_allocator_saw() {
         let saved: f64 = profile["saved"].as_array().unwrap().iter().map(|saved| saved["bytes"].as_f64().unwrap()).sum();
         assert_eq!(saved, of("bytes", "activations"), "{name}: the tape's own list is complete");
         assert!(of("bytes", "peak") >= of("bytes", "activations") + of("bytes", "weights"));
+        let parts = profile["parts"].as_array().unwrap();
+        assert_eq!(parts.iter().map(|part| part["part"].as_str().unwrap()).collect::<Vec<_>>(), ["forward", "backward", "optimizer"]);
+        for part in parts {
+            let sum: f64 = part["kinds"].as_object().unwrap().values().map(|bytes| bytes.as_f64().unwrap()).sum();
+            let peak = part["peak"].as_f64().unwrap();
+            assert!((sum - peak).abs() <= 0.03 * peak, "{name}, {}: {sum} bytes by kind, the allocator's peak is {peak}", part["part"]);
+        }
     }
     let peak = |i: usize| profiles[i]["bytes"]["peak"].as_f64().unwrap();
     assert!(peak(1) < peak(0) && peak(3) < peak(2), "LoRA takes less than full fine-tuning");

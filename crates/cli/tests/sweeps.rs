@@ -263,3 +263,33 @@ fn changed_data_are_noticed_and_a_run_over_them_starts_afresh_when_asked_to() {
     assert!(ran.stderr.contains("s: 1 done in"), "{}", ran.stderr);
     assert!(sweep(&[]).stderr.contains("s: 1 done before in"));
 }
+
+/// Two threads, and layers that are run again in the backward pass, change memory and time and not a bit of the result.
+#[test]
+fn a_run_gives_the_same_bits_on_two_threads_and_with_gradient_checkpointing() {
+    let playground = Playground::new();
+    let spec = r#"name = "bits"
+seeds = [0]
+[base]
+task = { type = "world/choice", train = 32, valid = 8, test = 8 }
+method = { type = "lora", r = 4, lora_dropout = 0.1 }
+train = { max_steps = 3, batch_size = 8 }
+[axes]
+model = ["tiny-llama", "tiny-mamba"]
+train.gradient_checkpointing = [false, true]
+"#;
+    playground.write("bits.toml", spec);
+    let bases = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../bases");
+    let models = ["--models", bases.to_str().unwrap()];
+    playground.expect(0, &[&["sweep", "bits.toml", "-j", "1", "--threads", "1", "--no-report"], &models[..]].concat());
+    let runs = playground.runs("results", "bits");
+    assert_eq!(runs.len(), 4);
+    let adapter = |run: &std::path::PathBuf| fs::read(run.join("adapter/adapter_model.safetensors")).unwrap();
+    let mut adapters: Vec<Vec<u8>> = runs.iter().map(adapter).collect();
+    adapters.sort();
+    adapters.dedup();
+    assert_eq!(adapters.len(), 2, "one adapter a model, checkpointed or not");
+    for run in runs {
+        playground.expect(0, &[&["rerun", run.join("manifest.toml").to_str().unwrap(), "--check", "--threads", "2"], &models[..]].concat());
+    }
+}

@@ -208,6 +208,8 @@ fn what_is_not_supported_is_named() {
         &["tensor `blk.0.attn_q.weight` has 69632 bytes at", &format!("the file has {length}")],
     );
     refused(&patched(at + 4, &(1u64 << 40).to_le_bytes()), &["tensor `blk.0.attn_q.weight`"]);
+    // Found by fuzzing: candle would make a slice of numbers from nothing.
+    refused(&patched(at + 4, &0u64.to_le_bytes()), &["tensor `blk.0.attn_q.weight` of shape [256, 0] has no elements"]);
     refused(&with("general.architecture", Some(Value::String("mamba".to_owned()))), &["GGUF architecture `mamba`; supported: `llama`"]);
     refused(&with("general.alignment", Some(Value::U32(0))), &["`general.alignment` is Integer(0)"]);
     refused(&with("llama.block_count", None), &["the header has no `llama.block_count`"]);

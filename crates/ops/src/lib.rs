@@ -63,4 +63,4 @@ mod testing;
 pub use candle_core::{D, DType, Device, Error, Result, Shape, Tensor};
 pub use candle_core::{quantized, safetensors};
 pub use param::Param;
-pub use tape::{Gradients, Tape, Var};
+pub use tape::{Gradients, Meter, Tape, Var};

@@ -9,15 +9,18 @@ use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 static LIVE: AtomicUsize = AtomicUsize::new(0);
 static PEAK: AtomicUsize = AtomicUsize::new(0);
+static OPERATOR_PEAK: AtomicUsize = AtomicUsize::new(0);
 
 /// The system allocator, with counts of live and peak bytes.
 pub struct CountingAllocator;
 
 fn grow(bytes: usize) {
     let live = LIVE.fetch_add(bytes, Relaxed) + bytes;
-    // Reading first keeps the common case, no new peak, free of a contended write.
-    if live > PEAK.load(Relaxed) {
-        PEAK.fetch_max(live, Relaxed);
+    for peak in [&PEAK, &OPERATOR_PEAK] {
+        // Reading first keeps the common case, no new peak, free of a contended write.
+        if live > peak.load(Relaxed) {
+            peak.fetch_max(live, Relaxed);
+        }
     }
 }
 
@@ -69,8 +72,22 @@ pub fn peak_bytes() -> u64 {
 
 /// Begins a new measurement: the peak becomes what is live now, which is returned.
 pub fn reset_peak() -> u64 {
+    reset(&PEAK)
+}
+
+/// Most bytes allocated at once since the last [`reset_operator_peak`]: a second mark below the first, for the parts of what that measures.
+pub(crate) fn operator_peak_bytes() -> u64 {
+    OPERATOR_PEAK.load(Relaxed) as u64
+}
+
+/// Sets the second mark to what is live now, which is returned.
+pub(crate) fn reset_operator_peak() -> u64 {
+    reset(&OPERATOR_PEAK)
+}
+
+fn reset(peak: &AtomicUsize) -> u64 {
     let live = LIVE.load(Relaxed);
-    PEAK.store(live, Relaxed);
+    peak.store(live, Relaxed);
     live as u64
 }
 

@@ -179,6 +179,7 @@ fn spec_columns(manifest: &Manifest) -> Result<RunRow> {
         beta2: train.betas[1],
         eps: train.eps,
         max_grad_norm: Some(train.max_grad_norm).filter(|&bound| bound > 0.0),
+        gradient_checkpointing: train.gradient_checkpointing,
         max_length: train.max_length as u64,
         train_samples_limit: bound(train.train_samples as u64),
         valid_samples_limit: bound(train.valid_samples as u64),

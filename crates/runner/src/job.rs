@@ -1,5 +1,6 @@
 //! One run from its spec to its result: load, attach, train, evaluate, save.
 
+use crate::account::Kinds;
 use crate::checkpoint::{self, Progress, Saved};
 use crate::environment::{Environment, ModelFiles};
 use crate::error::{Result, RunError};
@@ -94,6 +95,8 @@ struct Run<'a> {
     methods: Vec<Box<dyn Method>>,
     started: Instant,
     phases: BTreeMap<String, PhaseRecord>,
+    /// Bytes of the model's and the adapter's tensors.
+    resident: Kinds,
     eval_tokens: u64,
 }
 
@@ -105,6 +108,7 @@ impl<'a> Run<'a> {
         let started = Instant::now();
         let loading = Phase::start("load");
         let (mut run, mut model, setup) = Self::load(job, started)?;
+        run.resident.weights = tensor_bytes(&model.params());
         run.end_phase(loading, send)?;
         let stages = run.methods.first().map_or_else(Vec::new, |method| method.stages());
         let mut saved = saved.unwrap_or_else(|| Saved { progress: Progress::default(), tensors: BTreeMap::new() });
@@ -122,6 +126,7 @@ impl<'a> Run<'a> {
             if last {
                 run.announce(&mut *model, &attachment, matched, &setup, send)?;
             }
+            run.resident.adapter = attachment.num_added() * 4;
             run.end_phase(attaching, send)?;
             let budget = stage.steps.unwrap_or_else(|| total_steps(run.train.len(), job.spec));
             let budget = if attachment.params.is_empty() { 0 } else { budget };
@@ -174,6 +179,7 @@ impl<'a> Run<'a> {
             methods,
             started,
             phases: BTreeMap::new(),
+            resident: Kinds::default(),
             eval_tokens: 0,
         };
         Ok((run, model, setup))
@@ -241,7 +247,7 @@ impl<'a> Run<'a> {
         if budget == 0 {
             return Ok(Some(attachment));
         }
-        let base_bytes = model.params().iter().map(|p| p.elem_count() as u64 * 4).sum();
+        let base_bytes = tensor_bytes(&model.params());
         let context = PolicyContext::new(model.num_layers(), &attachment, self.job.spec.seed);
         let policy = policies::build(&self.job.spec.policy, context)?;
         let (train, valid) = (std::mem::take(&mut self.train), std::mem::take(&mut self.valid_answers));
@@ -382,13 +388,18 @@ impl<'a> Run<'a> {
     }
 
     fn end_phase(&mut self, phase: Phase, send: &mut Send<'_>) -> Result<()> {
-        let record = phase.finish();
+        let record = phase.finish(&self.resident);
         let total = self.phases.entry(record.phase.clone()).or_default();
         total.seconds += record.seconds;
         total.compute_seconds += record.compute_seconds;
         total.peak_bytes = total.peak_bytes.max(record.peak_bytes);
         send(&Event::Phase(record))
     }
+}
+
+/// Bytes of f32 tensors.
+fn tensor_bytes(params: &[Param]) -> u64 {
+    params.iter().map(|param| param.elem_count() as u64 * 4).sum()
 }
 
 /// The splits that are evaluated.

@@ -1,8 +1,8 @@
 //! Time and memory by phase.
 
+use crate::account::Kinds;
 use peftbench_ops::memory;
 use peftbench_spec::event::PhaseRecord;
-use std::collections::BTreeMap;
 use std::time::Instant;
 
 /// A phase under way.
@@ -14,15 +14,15 @@ pub struct Phase {
     apart_seconds: f64,
     /// Highest peak of the parts measured apart (each step of training resets the allocator's peak).
     peak: u64,
-    /// Bytes by kind at the phase's peak.
-    pub by_kind: BTreeMap<String, u64>,
+    /// Bytes by kind at the highest moment of training.
+    highest: Option<Kinds>,
 }
 
 impl Phase {
     /// Begins a phase.
     pub fn start(name: &'static str) -> Self {
         memory::reset_peak();
-        Self { name, started: Instant::now(), compute_seconds: 0.0, apart_seconds: 0.0, peak: 0, by_kind: BTreeMap::new() }
+        Self { name, started: Instant::now(), compute_seconds: 0.0, apart_seconds: 0.0, peak: 0, highest: None }
     }
 
     /// Runs `work` and counts its time as the model's.
@@ -38,7 +38,7 @@ impl Phase {
         self.part_peak();
         let mut inner = Self::start(name);
         let result = inner.compute(work);
-        let record = inner.finish();
+        let record = inner.finish(&Kinds::default());
         self.apart_seconds += record.seconds;
         memory::reset_peak();
         (result, record)
@@ -52,17 +52,28 @@ impl Phase {
         peak
     }
 
-    /// Ends the phase.
-    pub fn finish(mut self) -> PhaseRecord {
+    /// A training step held so much at its highest moment.
+    pub fn reached(&mut self, kinds: &Kinds) {
+        if self.highest.is_none_or(|highest| kinds.total() > highest.total()) {
+            self.highest = Some(*kinds);
+        }
+    }
+
+    /// Ends the phase. `resident` is what the model's and the adapter's tensors take at its end. Where no training step has told more, `other`
+    /// is what else stays, and `workspace` what the phase had on top.
+    pub fn finish(mut self, resident: &Kinds) -> PhaseRecord {
         self.part_peak();
+        let live = memory::live_bytes();
+        let (other, workspace) = (live.saturating_sub(resident.total()), self.peak.saturating_sub(live));
+        let kinds = self.highest.unwrap_or(Kinds { other, workspace, ..*resident });
         PhaseRecord {
             phase: self.name.to_owned(),
             seconds: self.started.elapsed().as_secs_f64() - self.apart_seconds,
             compute_seconds: self.compute_seconds,
             peak_bytes: self.peak,
-            live_bytes: memory::live_bytes(),
+            live_bytes: live,
             rss_peak_bytes: memory::resident_peak_bytes(),
-            by_kind: self.by_kind,
+            by_kind: kinds.by_name(),
         }
     }
 }

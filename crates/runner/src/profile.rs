@@ -1,8 +1,10 @@
 //! What a training step of a method costs: a few steps on random tokens, timed and weighed part by part.
 //!
 //! Every kind of memory is counted twice: by what the tensors say of themselves, and by the allocator, which saw them come. The two are
-//! recorded side by side; a test holds them together.
+//! recorded side by side; a test holds them together. For each part of a step there is a breakdown by kind at its highest moment, beside
+//! the allocator's peak.
 
+use crate::account::{Account, Kinds};
 use crate::environment::Environment;
 use crate::error::{Result, RunError};
 use crate::optimizer::{AdamW, AdamWConfig};
@@ -51,8 +53,21 @@ pub struct Profile {
     pub bytes: Bytes,
     /// The same as the allocator saw it; all 0 in a program without the counting allocator.
     pub allocated: Bytes,
+    /// Bytes by kind in each part of a step, at its highest moment.
+    pub parts: Vec<Part>,
     /// What the tape kept for the backward pass.
     pub saved: Vec<Saved>,
+}
+
+/// Memory in one part of a step.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Part {
+    /// `forward`, `backward`, `optimizer`.
+    pub part: String,
+    /// Bytes by kind at the highest moment.
+    pub kinds: Kinds,
+    /// The allocator's peak.
+    pub peak: u64,
 }
 
 /// Wall time of the parts of a step, in seconds.
@@ -143,6 +158,7 @@ struct Steps<'a> {
     labels: Vec<u32>,
     bytes: Bytes,
     allocated: Bytes,
+    parts: Vec<Part>,
     saved: Vec<Saved>,
 }
 
@@ -167,6 +183,7 @@ impl<'a> Steps<'a> {
             labels: tokens.chunks(length + 1).flat_map(|row| &row[1..]).copied().collect(),
             bytes: Bytes { weights: base * 4, adapter: attachment.num_added() * 4, ..Bytes::default() },
             allocated: Bytes::default(),
+            parts: Vec::new(),
             saved: Vec::new(),
             model,
             attachment,
@@ -178,7 +195,9 @@ impl<'a> Steps<'a> {
         let start = memory::reset_peak();
         let clock = Instant::now();
         let dropout = RefCell::new(seed::stream(self.seed, &format!("profile/dropout/{index}")));
-        let tape = Tape::new();
+        let account = Account::begin(self.bytes.weights, self.bytes.adapter, self.optimizer.bytes());
+        self.parts.clear();
+        let tape = Tape::metered(account.meter());
         let gradient_checkpointing = self.gradient_checkpointing;
         let pass = Pass { dropout: Some(&dropout), gradient_checkpointing, ..Pass::evaluation(&tape) };
         let hidden = self.model.forward(&pass, &self.ids, None)?;
@@ -190,6 +209,7 @@ impl<'a> Steps<'a> {
             }
         }
         let forward = clock.elapsed().as_secs_f64();
+        self.end_part("forward", &account);
         let saved = tape.saved_bytes();
         self.bytes.activations = saved.values().sum();
         self.allocated.activations = memory::live_bytes() - start;
@@ -197,19 +217,27 @@ impl<'a> Steps<'a> {
         let grads = tape.backward(&loss)?;
         drop(loss);
         let backward = clock.elapsed().as_secs_f64();
+        self.end_part("backward", &account);
         self.bytes.gradients = grads.iter().map(|(_, grad)| grad.elem_count() as u64 * 4).sum();
         self.allocated.gradients = memory::live_bytes() - start;
         let before = memory::live_bytes();
         let clock = Instant::now();
         self.optimizer.step(&grads, self.lr)?;
         let optimizer = clock.elapsed().as_secs_f64();
+        self.end_part("optimizer", &account);
         // Moments come to be in the first step and are replaced, not added to, in later ones.
         self.allocated.optimizer = self.allocated.optimizer.max(memory::live_bytes().saturating_sub(before));
         self.bytes.optimizer = self.optimizer.bytes();
         drop(grads);
-        self.allocated.peak = self.allocated.peak.max(memory::peak_bytes());
+        self.allocated.peak = self.parts.iter().map(|part| part.peak).fold(self.allocated.peak, u64::max);
         self.saved = saved.into_iter().map(|((scope, op), bytes)| Saved { scope, operator: op.to_owned(), bytes }).collect();
         Ok([forward, backward, optimizer])
+    }
+
+    /// Ends a part of the step.
+    fn end_part(&mut self, part: &str, account: &Account) {
+        self.parts.push(Part { part: part.to_owned(), kinds: account.end_part(), peak: memory::peak_bytes() });
+        memory::reset_peak();
     }
 
     fn measure(mut self, options: ProfileOptions) -> Result<Profile> {
@@ -232,6 +260,7 @@ impl<'a> Steps<'a> {
             seconds,
             bytes: self.bytes,
             allocated: self.allocated,
+            parts: self.parts,
             saved: self.saved,
         })
     }

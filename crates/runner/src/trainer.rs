@@ -3,6 +3,7 @@
 //! Every draw comes from a stream named by epoch or step, so that a resumed run needs no generator's state to go on exactly as it
 //! would have.
 
+use crate::account::{Account, Kinds};
 use crate::batch::{self, Batch};
 use crate::checkpoint::{Progress, StepSummary};
 use crate::error::{Result, RunError};
@@ -15,7 +16,7 @@ use peftbench_adapters::policy::InactiveMoments;
 use peftbench_adapters::{Activity, Attachment, LayerPolicy};
 use peftbench_datasets::batching;
 use peftbench_models::{Model, Pass};
-use peftbench_ops::{Device, Gradients, Tape};
+use peftbench_ops::{Device, Gradients, Meter, Tape};
 use peftbench_spec::RunSpec;
 use peftbench_spec::event::{Event, StepRecord};
 use peftbench_spec::seed;
@@ -114,11 +115,12 @@ impl<'a> Trainer<'a> {
         let data_seconds = started.elapsed().as_secs_f64();
         phase.part_peak();
         let lr = self.schedule.lr(stage_step);
-        let (loss, grads, activation_bytes) = phase.compute(|| self.differentiate(model, &batches, step))?;
+        let account = Account::begin(self.stage.base_bytes, self.attachment.num_added() * 4, self.optimizer.bytes());
+        let (loss, grads, activation_bytes) = phase.compute(|| self.differentiate(model, &batches, step, account.meter()))?;
+        let differentiating = account.end_part();
         if !loss.is_finite() {
             return Err(RunError::NanLoss { step, loss, lr: self.stage.spec.train.lr });
         }
-        let gradient_bytes = grads.iter().map(|(_, grad)| grad.elem_count() as u64 * 4).sum();
         let grad_norm = phase.compute(|| self.optimizer.step(&grads, lr))?;
         if !grad_norm.is_finite() {
             return Err(RunError::NanLoss { step, loss: grad_norm, lr: self.stage.spec.train.lr });
@@ -128,7 +130,9 @@ impl<'a> Trainer<'a> {
         phase.compute(|| self.attachment.training.iter().try_for_each(|training| training.after_step(&made)))?;
         drop(grads);
         let peak_bytes = phase.part_peak();
-        self.account(phase, gradient_bytes, activation_bytes, peak_bytes);
+        let updating = account.end_part();
+        let highest: Kinds = if updating.total() > differentiating.total() { updating } else { differentiating };
+        phase.reached(&highest);
         let (tokens, padding) = batches.iter().fold((0, 0), |(t, p), b| (t + b.tokens, p + b.padding));
         let seconds = started.elapsed().as_secs_f64();
         progress.step = step;
@@ -199,12 +203,12 @@ impl<'a> Trainer<'a> {
 
     /// Loss, gradients and the bytes that the tape kept. The loss is the mean over the label tokens of all micro-batches; what methods add to
     /// it is differentiated with it, but not reported: losses stay comparable.
-    fn differentiate(&self, model: &dyn Model, batches: &[Batch], step: u64) -> Result<(f64, Gradients, u64)> {
+    fn differentiate(&self, model: &dyn Model, batches: &[Batch], step: u64, meter: &Meter) -> Result<(f64, Gradients, u64)> {
         let dropout = RefCell::new(seed::stream(self.stage.spec.seed, &format!("dropout/{step}")));
         let labels: usize = batches.iter().map(|b| b.labels.len()).sum();
         let (mut total, mut kept, mut sum) = (0.0, 0, None);
         for batch in batches {
-            let tape = Tape::new();
+            let tape = Tape::metered(meter);
             let gradient_checkpointing = self.stage.spec.train.gradient_checkpointing;
             let pass = Pass { dropout: Some(&dropout), gradient_checkpointing, ..Pass::evaluation(&tape) };
             let hidden = model.forward(&pass, &batch.ids, None)?;
@@ -229,25 +233,6 @@ impl<'a> Trainer<'a> {
         }
         let Some(grads) = sum else { return Err(peftbench_ops::Error::Msg("a step without a batch".to_owned()).into()) };
         Ok((total, grads, kept))
-    }
-
-    /// Splits the step's peak by kind, where it is the highest so far.
-    fn account(&self, phase: &mut Phase, gradients: u64, activations: u64, peak: u64) {
-        if phase.by_kind.values().sum::<u64>() >= peak {
-            return;
-        }
-        let adapter = self.attachment.num_added() * 4;
-        let optimizer = self.optimizer.bytes();
-        let known = self.stage.base_bytes + adapter + gradients + optimizer + activations;
-        let kinds = [
-            ("weights", self.stage.base_bytes),
-            ("adapter", adapter),
-            ("gradients", gradients),
-            ("optimizer", optimizer),
-            ("activations", activations),
-            ("workspace", peak.saturating_sub(known)),
-        ];
-        phase.by_kind = kinds.into_iter().map(|(kind, bytes)| (kind.to_owned(), bytes)).collect();
     }
 
     fn report_layers(&self, step: u64, activity: &Activity, sink: &mut dyn FnMut(&Event) -> Result<()>) -> Result<()> {

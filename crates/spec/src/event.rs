@@ -262,7 +262,7 @@ pub struct PhaseRecord {
     pub live_bytes: u64,
     /// Highest resident memory of the process so far (VmHWM), where the system tells.
     pub rss_peak_bytes: Option<u64>,
-    /// Bytes by kind: `weights`, `adapter`, `gradients`, `optimizer`, `activations`, `workspace`.
+    /// Bytes by kind at the highest moment: `weights`, `adapter`, `gradients`, `optimizer`, `activations`, `workspace`, `other`.
     pub by_kind: BTreeMap<String, u64>,
 }
 

@@ -5,6 +5,7 @@
 use peftbench_adapters::method::{AttachContext, Carried};
 use peftbench_adapters::{choose, methods};
 use peftbench_models::config::ModelConfig;
+use peftbench_models::model::ARCHITECTURES;
 use peftbench_models::slots::SlotMut;
 use peftbench_models::weights::Fresh;
 use peftbench_models::{Model, Pass, model};
@@ -14,18 +15,20 @@ use peftbench_ops::{Device, Gradients, Param, Tape, Tensor, Var};
 use peftbench_spec::{Component, LayerSelection, TargetExpr, seed};
 use rand::RngExt;
 use serde_json::{Value, json};
+use std::path::Path;
 
 /// A model's shape, a batch, and where LoRA (r = 8) goes.
+#[derive(Clone)]
 pub struct Shape {
     /// Name in tables.
-    pub name: &'static str,
+    pub name: String,
     /// `config.json`.
     pub config: Value,
     /// Sequences in a batch.
     pub batch: usize,
     /// Tokens in a sequence.
     pub length: usize,
-    /// Target modules.
+    /// Target modules; none for the method's default.
     pub targets: &'static [&'static str],
     /// Layers that train.
     pub layers: &'static str,
@@ -61,16 +64,43 @@ pub fn llama_small() -> Shape {
     llama("llama-small", 256, 8, 8, 688, 4096, 4)
 }
 
-fn llama(name: &'static str, hidden: usize, layers: usize, heads: usize, inner: usize, vocab: usize, batch: usize) -> Shape {
+fn llama(name: &str, hidden: usize, layers: usize, heads: usize, inner: usize, vocab: usize, batch: usize) -> Shape {
     let config = json!({"model_type": "llama", "hidden_size": hidden, "num_hidden_layers": layers, "num_attention_heads": heads,
         "intermediate_size": inner, "vocab_size": vocab, "tie_word_embeddings": true});
-    Shape { name, config, batch, length: 256, targets: &["q_proj", "v_proj"], layers: "all" }
+    Shape { name: name.to_owned(), config, batch, length: 256, targets: &["q_proj", "v_proj"], layers: "all" }
 }
 
 /// Mamba, d_model 768, 24 layers, about 130 million parameters; batch 1 × 256, LoRA on the in and out projections.
 pub fn mamba_130m() -> Shape {
     let config = json!({"model_type": "mamba", "hidden_size": 768, "num_hidden_layers": 24, "state_size": 16, "vocab_size": 50_280});
-    Shape { name: "mamba-130m", config, batch: 1, length: 256, targets: &["in_proj", "out_proj"], layers: "all" }
+    Shape { name: "mamba-130m".to_owned(), config, batch: 1, length: 256, targets: &["in_proj", "out_proj"], layers: "all" }
+}
+
+/// Every base model of the parity fixtures, at least one of each architecture, four times as wide and with eight layers; batch 2 × 128, LoRA
+/// where it goes by default.
+pub fn every_model() -> Vec<Shape> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/parity");
+    let names = std::fs::read_dir(&root).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let mut names: Vec<String> = names.filter(|name| !name.contains("__")).collect();
+    names.sort();
+    let shape = |name: String| {
+        let mut config = ModelConfig::read(&root.join(&name)).unwrap().values;
+        for key in ["hidden_size", "n_embd", "intermediate_size", "n_inner", "ffn_dim", "head_dim", "word_embed_proj_dim"] {
+            config.entry(key).and_modify(|value| *value = (4 * value.as_u64().unwrap()).into());
+        }
+        for (key, size) in
+            [("num_hidden_layers", 8), ("n_layer", 8), ("vocab_size", 1000), ("n_positions", 128), ("max_position_embeddings", 128)]
+        {
+            config.entry(key).and_modify(|value| *value = size.into());
+        }
+        Shape { name, config: Value::Object(config), batch: 2, length: 128, targets: &[], layers: "all" }
+    };
+    let shapes: Vec<Shape> = names.into_iter().map(shape).collect();
+    for architecture in ARCHITECTURES {
+        let is_it = |shape: &Shape| shape.config["model_type"] == architecture.model_type;
+        assert!(shapes.iter().any(is_it), "no fixture is a base model of the architecture {}", architecture.model_type);
+    }
+    shapes
 }
 
 /// A model with LoRA attached, a batch, and the optimizer's state.
@@ -89,7 +119,7 @@ impl Step {
     /// Random weights and tokens from fixed seeds; every position is labelled.
     pub fn new(shape: &Shape) -> Self {
         let Value::Object(values) = shape.config.clone() else { unreachable!() };
-        let config = ModelConfig::from_values(values, shape.name.to_owned()).unwrap();
+        let config = ModelConfig::from_values(values, shape.name.clone()).unwrap();
         let mut model = model::build(&config, &Fresh { seed: 1 }).unwrap();
         let method = methods::build(&Component::from_value(&json!({"type": "lora", "r": 8, "lora_alpha": 16})).unwrap()).unwrap();
         let layers: LayerSelection = shape.layers.parse().unwrap();
@@ -107,8 +137,12 @@ impl Step {
 
     /// The forward pass: its tape and the loss.
     pub fn forward(&self) -> (Tape, Var) {
-        let tape = Tape::new();
-        let pass = Pass::evaluation(&tape);
+        self.forward_on(Tape::new(), false)
+    }
+
+    /// The forward pass on a given tape, with or without gradient checkpointing.
+    pub fn forward_on(&self, tape: Tape, gradient_checkpointing: bool) -> (Tape, Var) {
+        let pass = Pass { gradient_checkpointing, ..Pass::evaluation(&tape) };
         let hidden = self.model.forward(&pass, &self.ids, None).unwrap();
         let rows: Vec<u32> = (0..self.labels.len() as u32).collect();
         let loss = self.model.loss(&pass, &hidden, &rows, &self.labels).unwrap();
@@ -125,6 +159,12 @@ impl Step {
     /// One whole step; returns the loss and what the tape held.
     pub fn run(&mut self) -> (f32, SavedBytes) {
         let (loss, grads, saved) = self.differentiate();
+        self.update(&grads);
+        (loss, saved)
+    }
+
+    /// AdamW's update.
+    pub fn update(&mut self, grads: &Gradients) {
         let norm = grads.iter().map(|(_, grad)| sum_of_squares(grad).unwrap()).sum::<f64>().sqrt();
         self.steps += 1;
         let s = AdamWStep {
@@ -141,7 +181,6 @@ impl Step {
             param.set(new.value).unwrap();
             *moments = [new.first, new.second];
         }
-        (loss, saved)
     }
 
     /// Bytes of the base's tensors, and of what trains with its moments.
@@ -150,12 +189,12 @@ impl Step {
         (bytes(&self.model.params()), 3 * bytes(&self.params))
     }
 
-    /// [out, in] of the linear layers of the first layer.
-    pub fn layer_products(&mut self) -> Vec<(usize, usize)> {
+    /// [out, in] of the linear layers of layer `layer`.
+    pub fn layer_products(&mut self, layer: usize) -> Vec<(usize, usize)> {
         let mut found = Vec::new();
         self.model.visit_slots(&mut |slot| {
             if let SlotMut::Linear(slot) = slot
-                && slot.info.layer == Some(0)
+                && slot.info.layer == Some(layer)
             {
                 found.push(slot.dims());
             }

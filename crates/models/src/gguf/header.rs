@@ -198,6 +198,9 @@ impl<'a> Reader<'a> {
         };
         // Blocks lie along the innermost dimension.
         let (block, width) = (dtype.block_size(), dims.last().copied().unwrap_or(1));
+        if dims.contains(&0) {
+            return damaged(format!("tensor `{name}` of shape {dims:?} has no elements"));
+        }
         let count = dims.iter().try_fold(1usize, |count, &dim| count.checked_mul(dim));
         let length = count.filter(|_| width.is_multiple_of(block)).and_then(|count| (count / block).checked_mul(dtype.type_size()));
         let Some(length) = length else {

@@ -1,6 +1,7 @@
 //! The walk back through a recording.
 
-use super::{Backward, InputGradients, Kind, Leaf, Mode, Node, Recording, Tape, Var};
+use super::meter::{Claim, ClaimKind, Meter};
+use super::{Backward, InputGradients, Kind, Leaf, Mode, Node, Recording, Saved, Tape, Var};
 use crate::elementwise;
 use crate::param::{Param, ParamKey};
 use candle_core::{Result, Tensor};
@@ -15,19 +16,21 @@ impl Tape {
 
     /// Like [`Tape::backward`], from `grad`, the gradient with respect to `output`, in its shape.
     pub fn backward_from(self, output: &Var, grad: Tensor) -> Result<Gradients> {
-        let mut found = Vec::new();
+        let (mut found, mut claims) = (Vec::new(), Vec::new());
         if let (Mode::Record(recording), Some(node)) = (self.0, output.node) {
             let mut walk = Walk::new(recording.into_inner());
-            walk.pending[node].add(grad)?;
+            let meter = walk.meter.clone();
+            walk.add(node, grad)?;
             walk.run(&mut |leaf, gathered, dims| {
                 if let (Leaf::Param(param), Some(grad)) = (leaf, gathered.assemble(dims)?) {
+                    claims.extend(meter.as_ref().and_then(|meter| meter.claim(&grad, ClaimKind::Gradient)));
                     found.push((param, grad));
                 }
                 Ok(())
             })?;
         }
         found.reverse();
-        Ok(Gradients { found })
+        Ok(Gradients { found, claims })
     }
 }
 
@@ -39,6 +42,8 @@ pub(super) struct Walk {
     pub leaves: HashMap<ParamKey, usize>,
     /// Dimensions of the nodes that are narrowed.
     shapes: HashMap<usize, Vec<usize>>,
+    /// Follows what is held, where the tape was metered.
+    meter: Option<Meter>,
 }
 
 /// Takes a leaf, its gradient, and its dimensions if it is narrowed.
@@ -47,7 +52,7 @@ type LeafVisitor<'a> = dyn FnMut(Leaf, Pending, Option<&Vec<usize>>) -> Result<(
 impl Walk {
     pub fn new(recording: Recording) -> Self {
         let pending = recording.nodes.iter().map(|_| Pending::default()).collect();
-        Self { nodes: recording.nodes, pending, leaves: recording.leaves, shapes: recording.shapes }
+        Self { nodes: recording.nodes, pending, leaves: recording.leaves, shapes: recording.shapes, meter: recording.meter }
     }
 
     /// Differentiates node after node; what has been gathered at a leaf goes to `visit`.
@@ -62,16 +67,52 @@ impl Walk {
             match node.kind {
                 Kind::Narrow { dim, start } => {
                     if let Some(input) = node.inputs[0] {
+                        let claim = self.claim(&grad);
                         self.pending[input].slices.push(Slice { dim, start, grad });
+                        self.pending[input].claims.extend(claim);
                     }
                 }
                 Kind::Operator { name, saved, backward, .. } => {
                     let needs: Vec<bool> = node.inputs.iter().map(Option::is_some).collect();
-                    let input_grads = backward(Backward { grad, saved, needs: &needs })?;
-                    accumulate(name, &mut self.pending, &node.inputs, input_grads)?;
+                    let Saved { tensors, claims } = saved;
+                    let input_grads = backward(Backward { grad, saved: tensors, needs: &needs })?;
+                    self.accumulate(name, &node.inputs, input_grads)?;
+                    drop(claims);
                 }
-                Kind::Checkpoint { saved, block, .. } => self.rerun(&*block, &saved, &node.inputs, grad)?,
+                Kind::Checkpoint { saved, block, .. } => self.rerun(&*block, &saved.tensors, &node.inputs, grad)?,
                 Kind::Leaf(_) => {}
+            }
+            self.meter.iter().for_each(Meter::mark);
+        }
+        Ok(())
+    }
+
+    /// Adds a contribution to the gradient of a node.
+    pub fn add(&mut self, index: usize, grad: Tensor) -> Result<()> {
+        self.pending[index].add(grad)?;
+        let claim = self.pending[index].whole.as_ref().and_then(|whole| self.claim(whole));
+        // The claims to slices stay; that to a sum takes the place of the one before.
+        let pending = &mut self.pending[index];
+        pending.claims.truncate(pending.slices.len());
+        pending.claims.extend(claim);
+        Ok(())
+    }
+
+    /// Counts a gradient on its way.
+    fn claim(&self, grad: &Tensor) -> Option<Claim> {
+        self.meter.as_ref()?.claim(grad, ClaimKind::Value)
+    }
+
+    /// Hands a node's input gradients on.
+    fn accumulate(&mut self, name: &str, inputs: &[Option<usize>], input_grads: InputGradients) -> Result<()> {
+        if input_grads.len() != inputs.len() {
+            candle_core::bail!("operator `{name}` has {} inputs but returned {} gradients", inputs.len(), input_grads.len())
+        }
+        for (input, grad) in inputs.iter().zip(input_grads) {
+            match (input, grad) {
+                (Some(index), Some(grad)) => self.add(*index, grad)?,
+                (Some(_), None) => candle_core::bail!("operator `{name}` returned no gradient for an input that needs one"),
+                (None, _) => {}
             }
         }
         Ok(())
@@ -93,6 +134,8 @@ pub(super) struct Pending {
     /// Whether `whole` is a sum of the tape's own, which nobody else holds.
     owned: bool,
     slices: Vec<Slice>,
+    /// Count on the tape's meter.
+    claims: Vec<Claim>,
 }
 
 /// The gradient of a view.
@@ -148,24 +191,11 @@ fn tiles(slices: &[Slice], dims: &[usize]) -> Option<usize> {
     (end == dims[dim]).then_some(dim)
 }
 
-/// Hands a node's input gradients on.
-fn accumulate(name: &str, pending: &mut [Pending], inputs: &[Option<usize>], input_grads: InputGradients) -> Result<()> {
-    if input_grads.len() != inputs.len() {
-        candle_core::bail!("operator `{name}` has {} inputs but returned {} gradients", inputs.len(), input_grads.len())
-    }
-    for (input, grad) in inputs.iter().zip(input_grads) {
-        match (input, grad) {
-            (Some(index), Some(grad)) => pending[*index].add(grad)?,
-            (Some(_), None) => candle_core::bail!("operator `{name}` returned no gradient for an input that needs one"),
-            (None, _) => {}
-        }
-    }
-    Ok(())
-}
-
 /// Gradients of the leaves that took part, in the order in which the forward pass first used them.
 pub struct Gradients {
     found: Vec<(Param, Tensor)>,
+    /// They count on the tape's meter as long as they are here.
+    claims: Vec<Claim>,
 }
 
 impl Gradients {
@@ -191,14 +221,15 @@ impl Gradients {
 
     /// The sum of two passes' gradients, e.g. of two micro-batches. A parameter may be missing from either.
     pub fn plus(self, other: Self) -> Result<Self> {
-        let mut found = self.found;
+        let (mut found, mut claims) = (self.found, self.claims);
+        claims.extend(other.claims);
         for (param, grad) in other.found {
             match found.iter_mut().find(|(p, _)| p.key() == param.key()) {
                 Some((_, sum)) => *sum = (&*sum + grad)?,
                 None => found.push((param, grad)),
             }
         }
-        Ok(Self { found })
+        Ok(Self { found, claims })
     }
 
     /// The pairs, given away.

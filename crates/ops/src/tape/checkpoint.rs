@@ -33,11 +33,12 @@ impl Tape {
         let mut nodes: Vec<Option<usize>> = inputs.iter().map(|input| input.node).collect();
         nodes.extend(params.into_inner().iter().map(|param| Some(recording.leaf(param))));
         if nodes.iter().all(Option::is_none) {
-            return Ok(Var::constant(output));
+            return Ok(recording.give(output, None));
         }
-        let saved = detached.into_iter().map(|input| input.value).collect();
+        let saved = recording.save(detached.into_iter().map(|input| input.value).collect());
         let kind = Kind::Checkpoint { scope: recording.scope, saved, block: Box::new(block) };
-        Ok(Var { value: output, node: Some(recording.push(nodes, kind)) })
+        let node = recording.push(nodes, kind);
+        Ok(recording.give(output, Some(node)))
     }
 
     /// A tape with a leaf for each input that needs a gradient, and the inputs on it.
@@ -45,7 +46,7 @@ impl Tape {
         let mut recording = Recording { scopes: vec!["block".to_owned()], ..Recording::default() };
         let mut input = |(i, (value, node)): (usize, (&Tensor, &Option<usize>))| {
             let node = node.map(|_| recording.push(Vec::new(), Kind::Leaf(Leaf::Input(i))));
-            Var { value: value.clone(), node }
+            Var { node, ..Var::constant(value.clone()) }
         };
         let inputs = values.iter().zip(nodes).enumerate().map(&mut input).collect();
         (Self(Mode::Record(RefCell::new(recording))), inputs)
@@ -79,7 +80,7 @@ impl Walk {
             };
             inner.pending[*leaf] = std::mem::take(&mut self.pending[*node]);
         }
-        inner.pending[last].add(grad)?;
+        inner.add(last, grad)?;
         inner.run(&mut |leaf, gathered, dims| {
             let node = match leaf {
                 Leaf::Param(param) => self.leaves.get(&param.key()).copied(),

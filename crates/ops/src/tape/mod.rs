@@ -8,26 +8,39 @@
 
 mod backward;
 mod checkpoint;
+mod meter;
 
 pub use backward::Gradients;
+pub use meter::{Held, Meter};
 
 use crate::param::{Param, ParamKey};
 use candle_core::{CpuStorage, Result, Storage, Tensor};
 use checkpoint::Block;
+use meter::{Claim, ClaimKind};
 use std::cell::RefCell;
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::fmt;
+use std::rc::Rc;
 
 /// A tensor on the tape, or a constant beside it.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Var {
     value: Tensor,
     node: Option<usize>,
+    /// Counts the value on the tape's meter, where there is one.
+    claim: Option<Rc<Claim>>,
+}
+
+impl fmt::Debug for Var {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Var").field("value", &self.value).field("node", &self.node).finish()
+    }
 }
 
 impl Var {
     /// A value that needs no gradient.
     pub fn constant(value: Tensor) -> Self {
-        Self { value, node: None }
+        Self { value, node: None, claim: None }
     }
 
     /// The value.
@@ -42,7 +55,7 @@ impl Var {
 
     /// The same value, cut from the tape.
     pub fn detach(&self) -> Self {
-        Self::constant(self.value.clone())
+        Self { node: None, ..self.clone() }
     }
 
     /// Dimensions.
@@ -82,15 +95,22 @@ enum Kind {
     Operator {
         name: &'static str,
         scope: usize,
-        saved: Vec<Tensor>,
+        saved: Saved,
         backward: BackwardFn,
     },
     /// A block that keeps its inputs only and is run again in the backward pass.
     Checkpoint {
         scope: usize,
-        saved: Vec<Tensor>,
+        saved: Saved,
         block: Block,
     },
+}
+
+/// Tensors kept for the backward pass.
+struct Saved {
+    tensors: Vec<Tensor>,
+    /// They count on the tape's meter as long as the node is there.
+    claims: Vec<Claim>,
 }
 
 /// Where a gradient leaves the tape.
@@ -110,6 +130,7 @@ struct Recording {
     shapes: HashMap<usize, Vec<usize>>,
     scopes: Vec<String>,
     scope: usize,
+    meter: Option<Meter>,
 }
 
 impl Recording {
@@ -127,6 +148,19 @@ impl Recording {
         let node = self.push(Vec::new(), Kind::Leaf(Leaf::Param(param.clone())));
         self.leaves.insert(param.key(), node);
         node
+    }
+
+    /// Tensors to keep for the backward pass.
+    fn save(&self, tensors: Vec<Tensor>) -> Saved {
+        let claim = |tensor| self.meter.as_ref()?.claim(tensor, ClaimKind::Saved);
+        Saved { claims: tensors.iter().filter_map(claim).collect(), tensors }
+    }
+
+    /// What an operator that has ended gives.
+    fn give(&self, value: Tensor, node: Option<usize>) -> Var {
+        let claim = self.meter.as_ref().and_then(|meter| meter.claim(&value, ClaimKind::Value)).map(Rc::new);
+        self.meter.iter().for_each(Meter::mark);
+        Var { value, node, claim }
     }
 }
 
@@ -152,6 +186,13 @@ impl Tape {
         Self(Mode::Record(RefCell::new(recording)))
     }
 
+    /// A tape that records, and tells the meter what it holds.
+    pub fn metered(meter: &Meter) -> Self {
+        let tape = Self::new();
+        tape.recording().into_iter().for_each(|recording| recording.borrow_mut().meter = Some(meter.clone()));
+        tape
+    }
+
     /// A tape that records nothing, for evaluation: every variable is a constant.
     pub fn inference() -> Self {
         Self(Mode::Infer)
@@ -174,8 +215,9 @@ impl Tape {
             Mode::Record(recording) => {
                 let mut recording = recording.borrow_mut();
                 recording.parameters.insert(storage_address(&value));
+                recording.meter.iter().for_each(|meter| meter.parameter(&value));
                 let node = trains.then(|| recording.leaf(param));
-                Var { value, node }
+                Var { value, node, claim: None }
             }
             Mode::Watch(params) => {
                 let mut params = params.borrow_mut();
@@ -205,22 +247,26 @@ impl Tape {
         B: FnOnce(Backward<'_>) -> Result<InputGradients> + 'static,
     {
         let inputs: Vec<Option<usize>> = inputs.iter().map(|input| input.node).collect();
-        let (Some(recording), true) = (self.recording(), inputs.iter().any(Option::is_some)) else {
-            return Var::constant(output);
-        };
+        let Some(recording) = self.recording() else { return Var::constant(output) };
+        if inputs.iter().all(Option::is_none) {
+            return recording.borrow().give(output, None);
+        }
         let mut recording = recording.borrow_mut();
-        let kind = Kind::Operator { name, scope: recording.scope, saved: saved(), backward: Box::new(backward) };
-        Var { value: output, node: Some(recording.push(inputs, kind)) }
+        let saved = recording.save(saved());
+        let kind = Kind::Operator { name, scope: recording.scope, saved, backward: Box::new(backward) };
+        let node = recording.push(inputs, kind);
+        recording.give(output, Some(node))
     }
 
     /// `len` elements of dimension `dim` from `start`: a view, not a copy.
     pub fn narrow(&self, a: &Var, dim: usize, start: usize, len: usize) -> Result<Var> {
         let value = a.value.narrow(dim, start, len)?;
-        let (Some(recording), Some(input)) = (self.recording(), a.node) else { return Ok(Var::constant(value)) };
+        let claim = a.claim.clone();
+        let (Some(recording), Some(input)) = (self.recording(), a.node) else { return Ok(Var { value, node: None, claim }) };
         let mut recording = recording.borrow_mut();
         recording.shapes.insert(input, a.dims().to_vec());
         let node = recording.push(vec![Some(input)], Kind::Narrow { dim, start });
-        Ok(Var { value, node: Some(node) })
+        Ok(Var { value, node: Some(node), claim })
     }
 
     /// Bytes kept for the backward pass now, each storage counted once, parameters not at all.
@@ -235,7 +281,7 @@ impl Tape {
                 Kind::Checkpoint { scope, saved, .. } => ("checkpoint", scope, saved),
                 Kind::Leaf(_) | Kind::Narrow { .. } => continue,
             };
-            for tensor in saved {
+            for tensor in &saved.tensors {
                 if seen.insert(storage_address(tensor)) {
                     *bytes.entry((recording.scopes[*scope].clone(), name)).or_default() += storage_bytes(tensor);
                 }

@@ -106,6 +106,8 @@ pub struct RunRow {
     pub eps: f64,
     /// Bound on the global gradient norm; `None` for no clipping.
     pub max_grad_norm: Option<f64>,
+    /// Whether each layer was run again in the backward pass.
+    pub gradient_checkpointing: bool,
     /// Longest sequence, tokens.
     pub max_length: u64,
     /// Bound on the training examples; `None` for all.
@@ -284,6 +286,7 @@ impl Row for RunRow {
         number("beta2"),
         number("eps"),
         number("max_grad_norm"),
+        flag("gradient_checkpointing"),
         count("max_length"),
         count("train_samples_limit"),
         count("valid_samples_limit"),
