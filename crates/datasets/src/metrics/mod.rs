@@ -26,6 +26,7 @@ pub mod exact_set_match;
 pub mod exec_accuracy;
 pub mod f1;
 mod lcs;
+pub mod listing;
 pub mod matthews;
 pub mod meteor;
 pub(crate) mod nltk_words;
