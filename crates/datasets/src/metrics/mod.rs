@@ -37,6 +37,7 @@ pub(crate) mod python;
 pub mod rouge;
 mod standard_error;
 pub mod tokenize_13a;
+mod wordnet;
 
 use crate::error::Result;
 use crate::sql::Database;
