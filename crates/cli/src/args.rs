@@ -36,6 +36,7 @@ pub enum Verb {
     Status(commands::status::Status),
     Collect(commands::collect::Collect),
     Report(commands::report::Report),
+    Score(commands::score::Score),
     Show(commands::show::Show),
     Inspect(commands::inspect::Inspect),
     Fetch(commands::fetch::Fetch),

@@ -1,5 +1,6 @@
 //! How the program ends: its exit codes, which error means which, and how an error is shown.
 
+use peftbench_datasets::DataError;
 use peftbench_report::ReportError;
 use peftbench_results::ResultsError;
 use peftbench_runner::RunError;
@@ -163,6 +164,12 @@ fn exit_of_cause(cause: &(dyn Error + 'static)) -> Option<Exit> {
     }
     if cause.is::<SpecError>() {
         return Some(Exit::BadSpec);
+    }
+    if let Some(error) = cause.downcast_ref::<DataError>() {
+        return Some(match error {
+            DataError::Io { .. } => Exit::Internal,
+            _ => Exit::MissingInput,
+        });
     }
     if let Some(error) = cause.downcast_ref::<PlanError>() {
         return Some(match error {

@@ -18,6 +18,7 @@ fn help_of_the_main_verbs() {
     insta::assert_snapshot!("help_sweep", help(&["sweep", "--help"]));
     insta::assert_snapshot!("help_run", help(&["run", "--help"]));
     insta::assert_snapshot!("help_rerun", help(&["rerun", "--help"]));
+    insta::assert_snapshot!("help_score", help(&["score", "--help"]));
     insta::assert_snapshot!("help_inspect", help(&["inspect", "--help"]));
 }
 
@@ -27,7 +28,7 @@ fn lists_come_from_the_tables_of_constructors() {
     assert!(list("methods").lines().any(|line| line.starts_with("lora ") && line.contains("Hu et al.")));
     assert!(list("policies").starts_with("static"));
     assert!(list("tasks").lines().any(|line| line.starts_with("world/sentiment ")));
-    assert!(list("metrics").contains("(higher is better)"));
+    assert!(list("metrics").contains("(higher is better)") && list("metrics").ends_with(include_str!("../../../docs/metrics.md")));
     assert!(list("figures").lines().count() >= 6);
 }
 

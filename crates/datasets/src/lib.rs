@@ -3,6 +3,7 @@
 //! * [`tasks`]: one family of tasks a file, each turning rows into [`Example`]s and predictions into metrics.
 //! * [`world`]: a small invented world that supplies pre-training text and rows for the same task code where no data folder is at hand.
 //! * [`metrics`]: one metric a file.
+//! * [`predictions`]: files of predictions, beside the items they are of.
 //! * [`sql`]: queries run in a sandbox, and compared by Spider's rules.
 //! * [`tokenizer`] and [`encode`]: text to ids; [`batching`]: examples to batches.
 //!
@@ -18,6 +19,7 @@ pub mod encode;
 pub mod error;
 pub mod example;
 pub mod metrics;
+pub mod predictions;
 pub mod source;
 pub mod sql;
 pub mod tasks;

@@ -210,7 +210,7 @@ fn meteor_agrees_with_nltk() {
     assert!(fixture.cases.len() >= 400);
     let pairs: Vec<_> = fixture.cases.iter().flat_map(|case| texts(std::slice::from_ref(&case.pair))).collect();
     for (k, options) in fixture.options.iter().enumerate() {
-        let found = score(&*with_options("meteor_no_synonyms", options), &pairs).items;
+        let found = score(&*with_options("meteor", options), &pairs).items;
         for (case, found) in fixture.cases.iter().zip(found) {
             assert_close(found, case.scores[k], &case.pair);
         }
@@ -243,4 +243,31 @@ fn perplexity_agrees_with_numpy_and_asks_for_likelihoods() {
     }
     let message = perplexity.score(&[Item::new("", &[])]).unwrap_err().to_string();
     assert!(message.contains("item 1 lacks the log-likelihood"), "{message}");
+}
+
+#[derive(serde::Deserialize)]
+struct WordNetFixture {
+    cases: Vec<WordNetCase>,
+}
+#[derive(serde::Deserialize)]
+struct WordNetCase {
+    #[serde(flatten)]
+    pair: Pair,
+    score: f64,
+    without: f64,
+}
+
+#[test]
+fn meteor_with_synonyms_agrees_with_nltk_and_has_another_name() {
+    let cases = fixture::<WordNetFixture>("wordnet").cases;
+    assert!(cases.len() >= 300);
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("fixtures/wordnet");
+    let (with, without) = (metric(json!({"type": "meteor", "wordnet": folder})), metric(json!("meteor")));
+    assert_eq!((with.name(), without.name()), ("meteor", "meteor_no_synonyms"));
+    let pairs: Vec<_> = cases.iter().flat_map(|case| texts(std::slice::from_ref(&case.pair))).collect();
+    for ((case, with), without) in cases.iter().zip(score(&*with, &pairs).items).zip(score(&*without, &pairs).items) {
+        assert_close(with, case.score, &case.pair);
+        assert_close(without, case.without, &case.pair);
+    }
+    assert!(cases.iter().filter(|case| case.score > case.without).count() >= 100, "synonyms matter");
 }

@@ -43,6 +43,11 @@ impl Component {
         }
     }
 
+    /// Reads a component as it is given on the command line: a name, or a TOML table such as `{ type = "lora", r = 8 }`.
+    pub fn parse(text: &str) -> Result<Self> {
+        Self::from_value(&crate::sweep_spec::parse_value(text))
+    }
+
     /// The table form.
     pub fn to_value(&self) -> Value {
         let mut table = self.options.clone();

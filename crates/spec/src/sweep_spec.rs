@@ -141,9 +141,13 @@ fn parse_assignment(assignment: &str) -> Result<(String, Value)> {
     if field.is_empty() {
         return Err(SpecError::at("--set", format!("expected FIELD=VALUE, found `{assignment}`")));
     }
+    Ok((field.to_owned(), parse_value(text)))
+}
+
+/// A value as it is given on the command line: TOML, or else a string.
+pub(crate) fn parse_value(text: &str) -> Value {
     let parsed: Option<Map<String, Value>> = toml::from_str(&format!("value = {text}")).ok();
-    let value = parsed.and_then(|mut table| table.remove("value")).unwrap_or_else(|| Value::String(text.trim().to_owned()));
-    Ok((field.to_owned(), value))
+    parsed.and_then(|mut table| table.remove("value")).unwrap_or_else(|| Value::String(text.trim().to_owned()))
 }
 
 /// TOML text as JSON data.

@@ -7,7 +7,8 @@ use crate::{model_files, output};
 use clap::{Args, ValueEnum};
 use peftbench_adapters::methods::METHODS;
 use peftbench_adapters::policies::POLICIES;
-use peftbench_datasets::{metrics::METRICS, tasks::TASKS};
+use peftbench_datasets::metrics::{self, METRICS};
+use peftbench_datasets::tasks::TASKS;
 use peftbench_models::listing;
 use peftbench_models::model::ARCHITECTURES;
 use peftbench_report::figures::FIGURES;
@@ -41,14 +42,20 @@ pub fn run(verb: &Ls) -> anyhow::Result<Exit> {
         What::Methods => list(METHODS.iter().map(|method| (method.name, method.summary.to_owned()))),
         What::Policies => list(POLICIES.iter().map(|policy| (policy.name, policy.summary.to_owned()))),
         What::Tasks => list(TASKS.iter().map(|task| (task.name, task.summary.to_owned()))),
-        What::Metrics => list(METRICS.iter().map(|metric| {
-            let direction = if metric.higher_is_better { "higher" } else { "lower" };
-            (metric.name, format!("{} ({direction} is better)", metric.summary))
-        })),
+        What::Metrics => metric_list()?,
         What::Figures => list(FIGURES.iter().map(|make| (make().id(), make().title().to_owned()))),
     };
     output::print(&text)?;
     Ok(Exit::Done)
+}
+
+/// The metrics, first in short and then in full.
+fn metric_list() -> anyhow::Result<String> {
+    let short = list(METRICS.iter().map(|metric| {
+        let direction = if metric.higher_is_better { "higher" } else { "lower" };
+        (metric.name, format!("{} ({direction} is better)", metric.summary))
+    }));
+    Ok(format!("{short}\n{}", metrics::listing::document()?))
 }
 
 fn list<'a>(entries: impl Iterator<Item = (&'a str, String)>) -> String {

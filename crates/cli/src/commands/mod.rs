@@ -12,6 +12,7 @@ pub mod profile;
 pub mod report;
 pub mod rerun;
 pub mod run;
+pub mod score;
 pub mod show;
 pub mod status;
 pub mod sweep;
@@ -30,6 +31,7 @@ pub fn run(cli: Cli) -> anyhow::Result<Exit> {
         Verb::Status(verb) => status::run(&verb),
         Verb::Collect(verb) => collect::run(&verb),
         Verb::Report(verb) => report::run(&verb),
+        Verb::Score(verb) => score::run(&verb),
         Verb::Show(verb) => show::run(&verb),
         Verb::Inspect(verb) => inspect::run(&verb),
         Verb::Fetch(verb) => fetch::run(&verb),

@@ -26,6 +26,7 @@ pub mod exact_set_match;
 pub mod exec_accuracy;
 pub mod f1;
 mod lcs;
+pub mod listing;
 pub mod matthews;
 pub mod meteor;
 pub(crate) mod nltk_words;
@@ -36,6 +37,7 @@ pub(crate) mod python;
 pub mod rouge;
 mod standard_error;
 pub mod tokenize_13a;
+mod wordnet;
 
 use crate::error::Result;
 use crate::sql::Database;

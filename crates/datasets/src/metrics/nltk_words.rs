@@ -68,24 +68,26 @@ pub(crate) fn tokenize(text: &str) -> Vec<String> {
     super::python::split(&text).map(str::to_owned).collect()
 }
 
+/// An apostrophe before a word, and what word character stands before it.
+static APOSTROPHE: LazyLock<Option<Regex>> = LazyLock::new(|| Regex::new(r"(\w?)'(\w+)").ok());
+
 /// Puts a space behind an apostrophe that opens a word, unless that word is a contraction's second half.
 fn part_opening_apostrophes(text: &str) -> String {
     const CLITICS: [&str; 8] = ["re", "ve", "ll", "m", "t", "s", "d", "n"];
-    let is_word = |c: char| c.is_alphanumeric() || c == '_';
     let mut out = String::with_capacity(text.len());
-    let mut before = None;
-    for (at, c) in text.char_indices() {
-        out.push(c);
-        let rest = &text[at + c.len_utf8()..];
-        if c == '\'' && !before.is_some_and(is_word) && rest.starts_with(is_word) {
-            let word = rest.split(|c| !is_word(c)).next().unwrap_or_default();
-            if !CLITICS.contains(&word.to_lowercase().as_str()) {
-                out.push(' ');
-            }
+    let mut done = 0;
+    for found in APOSTROPHE.iter().flat_map(|rule| rule.captures_iter(text)) {
+        let [Some(before), Some(word)] = [found.get(1), found.get(2)] else { continue };
+        // Directly behind the match before this one stands its word.
+        let inside_a_word = !before.is_empty() || (done > 0 && before.start() == done);
+        out.push_str(&text[done..word.start()]);
+        if !inside_a_word && !CLITICS.contains(&word.as_str().to_lowercase().as_str()) {
+            out.push(' ');
         }
-        before = Some(c);
+        out.push_str(word.as_str());
+        done = word.end();
     }
-    out
+    out + &text[done..]
 }
 
 #[cfg(test)]
@@ -96,6 +98,7 @@ mod tests {
     fn every_rule_compiles() {
         let [opening, punctuation, closing] = &*RULES;
         assert_eq!([opening.len(), punctuation.len(), closing.len()], [OPENING.len(), PUNCTUATION.len(), CLOSING.len()]);
+        assert!(APOSTROPHE.is_some());
     }
 
     #[derive(serde::Deserialize)]

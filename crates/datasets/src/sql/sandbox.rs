@@ -154,6 +154,10 @@ impl Sandbox {
     /// # Errors
     /// Where it is refused, cut off or fails; the sandbox can be used again in any case.
     pub fn run(&self, query: &str) -> std::result::Result<Rows, QueryError> {
+        if query.contains('\0') {
+            // SQLite would read no further.
+            return Err(QueryError::Refused("it has a NUL character".to_owned()));
+        }
         self.clock.allow(self.limits.seconds);
         let mut statement = self.connection.prepare(query).map_err(describe)?;
         if !statement.readonly() || statement.column_count() == 0 {
