@@ -29,11 +29,9 @@ fn scoring(criterion: &mut Criterion) {
     let items: Vec<Item> = predictions.iter().zip(&references).map(|(prediction, references)| Item::new(prediction, references)).collect();
     let mut group = criterion.benchmark_group("score 10,000 summaries");
     group.sample_size(10).measurement_time(Duration::from_secs(10));
-    for (name, component) in [
-        ("rouge", json!("rouge")),
-        ("rouge with stemmer", json!({"type": "rouge", "stemmer": true})),
-        ("bleu", json!("bleu")),
-    ] {
+    for (name, component) in
+        [("rouge", json!("rouge")), ("rouge with stemmer", json!({"type": "rouge", "stemmer": true})), ("bleu", json!("bleu"))]
+    {
         let metric = Component::from_value(&component).and_then(|metric| metrics::build(&metric)).unwrap_or_else(|error| panic!("{error}"));
         group.bench_function(name, |bencher| bencher.iter(|| metric.score(black_box(&items))));
     }

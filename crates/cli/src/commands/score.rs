@@ -135,8 +135,7 @@ impl Scored {
             Some((task, split)) => {
                 let fate = if self.only_given { "left out" } else { "scored as empty" };
                 format!(
-                    "{} of {}: {} items scored; {} missing ({fate}), {} unknown (left out){}\n\n",
-                    split,
+                    "{split} of {}: {} items scored; {} missing ({fate}), {} unknown (left out){}\n\n",
                     task.name,
                     self.items,
                     self.missing.len(),

@@ -107,7 +107,7 @@ impl Alignment {
             let candidates = synonyms.into_iter().chain([word.as_str()]);
             let last = candidates.filter_map(|word| Some((*positions.get(word)?.last()?, word))).max();
             if let Some((found, word)) = last {
-                positions.entry(word).and_modify(|places| places.truncate(places.len() - 1));
+                positions.get_mut(word).and_then(Vec::pop);
                 self.free_here[at] = false;
                 self.free_there[found] = false;
                 self.matches.push((at, found));

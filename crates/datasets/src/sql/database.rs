@@ -67,12 +67,12 @@ impl Schema {
 
     /// The evaluator's identifier of `*`, `table` or `table.column`.
     pub(super) fn id(&self, key: &str) -> Option<String> {
-        let known = match key.split_once('.') {
-            _ if key == "*" => return Some("__all__".to_owned()),
-            _ if self.columns(key).is_some() => true,
-            Some((table, column)) => self.columns(table).is_some_and(|columns| columns.iter().any(|name| name == column)),
-            None => false,
-        };
+        if key == "*" {
+            return Some("__all__".to_owned());
+        }
+        let is_column =
+            |(table, column): (&str, &str)| self.columns(table).is_some_and(|columns| columns.iter().any(|name| name == column));
+        let known = self.columns(key).is_some() || key.split_once('.').is_some_and(is_column);
         known.then(|| format!("__{key}__"))
     }
 }

@@ -1,24 +1,25 @@
 //! Whether two results say the same, as `result_eq` of the official test-suite evaluator: the same rows under some order of the columns,
 //! in the same order where the gold query asks for one, as often in any case.
 
-use super::sandbox::{Rows, Value};
+use super::sandbox::Value;
 use crate::metrics::python::float_text;
 use std::cmp::Ordering;
 
 /// Whether `predicted` is `gold` up to the order of columns, and of rows unless `ordered`.
-pub fn same_result(gold: &Rows, predicted: &Rows, ordered: bool) -> bool {
+pub fn same_result(gold: &[Vec<Value>], predicted: &[Vec<Value>], ordered: bool) -> bool {
     let [Some(first), Some(other)] = [gold.first(), predicted.first()] else { return gold.len() == predicted.len() };
     if gold.len() != predicted.len() || first.len() != other.len() || !same_unordered_rows(gold, predicted, ordered) {
         return false;
     }
-    let columns = |rows: &Rows| -> Vec<Vec<Value>> { (0..first.len()).map(|k| rows.iter().map(|row| plain(&row[k])).collect()).collect() };
+    let columns =
+        |rows: &[Vec<Value>]| -> Vec<Vec<Value>> { (0..first.len()).map(|k| rows.iter().map(|row| plain(&row[k])).collect()).collect() };
     match_columns(&columns(gold), &columns(predicted), &mut Vec::new(), ordered)
 }
 
 /// The evaluator's first look: rows with their values sorted as text. It tells apart some rows that are equal but for the type of a
 /// number (3 and 3.0 sort differently), which therefore are not the same here either.
-fn same_unordered_rows(gold: &Rows, predicted: &Rows, ordered: bool) -> bool {
-    let sorted = |rows: &Rows| -> Vec<Vec<Value>> {
+fn same_unordered_rows(gold: &[Vec<Value>], predicted: &[Vec<Value>], ordered: bool) -> bool {
+    let sorted = |rows: &[Vec<Value>]| -> Vec<Vec<Value>> {
         let mut all: Vec<Vec<Value>> = rows
             .iter()
             .map(|row| {

@@ -251,8 +251,10 @@ fn read_schema(connection: &Connection) -> rusqlite::Result<Schema> {
 }
 
 fn describe(error: rusqlite::Error) -> QueryError {
+    if matches!(error, rusqlite::Error::MultipleStatement) {
+        return QueryError::Refused("there are several statements".to_owned());
+    }
     match error.sqlite_error_code() {
-        _ if matches!(error, rusqlite::Error::MultipleStatement) => QueryError::Refused("there are several statements".to_owned()),
         Some(ErrorCode::AuthorizationForStatementDenied | ErrorCode::ReadOnly) => QueryError::Refused(error.to_string()),
         Some(ErrorCode::OperationInterrupted) => QueryError::TooLong,
         Some(ErrorCode::TooBig | ErrorCode::OutOfMemory) => QueryError::TooLarge(error.to_string()),

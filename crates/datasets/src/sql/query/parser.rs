@@ -277,9 +277,8 @@ impl<'a> Parser<'a> {
             at
         };
         at = skip(closing(words, skip(at), open)?);
-        let (distinct, limit) = (Some(distinct), limit);
-        let mut query =
-            Query { distinct, select, from, joins, filter, group_by, order_by, having, limit, intersect: None, except: None, union: None };
+        let (distinct, intersect, except, union) = (Some(distinct), None, None, None);
+        let mut query = Query { distinct, select, from, joins, filter, group_by, order_by, having, limit, intersect, except, union };
         let set = words.get(at).map(String::as_str).unwrap_or_default();
         if matches!(set, "intersect" | "except" | "union") {
             let (behind, other) = self.query(words, at + 1, depth + 1)?;
