@@ -59,7 +59,7 @@ pub fn run(verb: &Score) -> anyhow::Result<Exit> {
     let predicted = predictions::read(&verb.predictions)?;
     let source = DataSource { folder: verb.data.clone() };
     let scored = match &verb.task {
-        Some(task) => by_task(verb, &Component::parse(task)?, &source, &predicted)?,
+        Some(task) => by_task(verb, task, &source, &predicted)?,
         None => by_metrics(verb, &source, &predicted)?,
     };
     output::print(&if verb.json { format!("{}\n", serde_json::to_string_pretty(&scored.json())?) } else { scored.text() })?;
@@ -78,8 +78,8 @@ struct Scored {
     values: Vec<MetricValue>,
 }
 
-fn by_task(verb: &Score, task: &Component, source: &DataSource, predicted: &[Predicted]) -> anyhow::Result<Scored> {
-    let task = tasks::resolve(task)?;
+fn by_task(verb: &Score, task: &str, source: &DataSource, predicted: &[Predicted]) -> anyhow::Result<Scored> {
+    let task = Component::parse(task).and_then(|task| tasks::resolve(&task)).map_err(|error| error.below("--task"))?;
     let built = tasks::build(&task)?;
     let splits = built.load(source)?;
     let (split, examples) = match verb.split {
@@ -99,7 +99,8 @@ fn by_task(verb: &Score, task: &Component, source: &DataSource, predicted: &[Pre
 }
 
 fn by_metrics(verb: &Score, source: &DataSource, predicted: &[Predicted]) -> anyhow::Result<Scored> {
-    let chosen = verb.metric.iter().map(|text| metrics::build(&Component::parse(text)?)).collect::<Result<Vec<_>, _>>()?;
+    let build = |text: &String| Component::parse(text).and_then(|metric| metrics::build(&metric)).map_err(|error| error.below("--metric"));
+    let chosen = verb.metric.iter().map(build).collect::<Result<Vec<_>, _>>()?;
     let databases = databases(source, predicted)?;
     let lacking = |line: &Predicted| {
         let problem =
