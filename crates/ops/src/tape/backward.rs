@@ -16,21 +16,22 @@ impl Tape {
 
     /// Like [`Tape::backward`], from `grad`, the gradient with respect to `output`, in its shape.
     pub fn backward_from(self, output: &Var, grad: Tensor) -> Result<Gradients> {
-        let (mut found, mut claims) = (Vec::new(), Vec::new());
+        let (mut found, mut claims, mut meter) = (Vec::new(), Vec::new(), None::<Meter>);
         if let (Mode::Record(recording), Some(node)) = (self.0, output.node) {
             let mut walk = Walk::new(recording.into_inner());
-            let meter = walk.meter.clone();
+            meter = walk.meter.clone();
             walk.add(node, grad)?;
             walk.run(&mut |leaf, gathered, dims| {
                 if let (Leaf::Param(param), Some(grad)) = (leaf, gathered.assemble(dims)?) {
-                    claims.extend(meter.as_ref().and_then(|meter| meter.claim(&grad, ClaimKind::Gradient)));
+                    claims.push(meter.as_ref().and_then(|meter| meter.claim(&grad, ClaimKind::Gradient)));
                     found.push((param, grad));
                 }
                 Ok(())
             })?;
         }
         found.reverse();
-        Ok(Gradients { found, claims })
+        claims.reverse();
+        Ok(Gradients { found, claims, meter })
     }
 }
 
@@ -67,17 +68,17 @@ impl Walk {
             match node.kind {
                 Kind::Narrow { dim, start } => {
                     if let Some(input) = node.inputs[0] {
-                        let claim = self.claim(&grad);
                         self.pending[input].slices.push(Slice { dim, start, grad });
-                        self.pending[input].claims.extend(claim);
+                        self.claim(input);
                     }
                 }
                 Kind::Operator { name, saved, backward, .. } => {
                     let needs: Vec<bool> = node.inputs.iter().map(Option::is_some).collect();
                     let Saved { tensors, claims } = saved;
                     let input_grads = backward(Backward { grad, saved: tensors, needs: &needs })?;
-                    self.accumulate(name, &node.inputs, input_grads)?;
+                    // The saved tensors are gone; no claim outlives its tensor.
                     drop(claims);
+                    self.accumulate(name, &node.inputs, input_grads)?;
                 }
                 Kind::Checkpoint { saved, block, .. } => self.rerun(&*block, &saved.tensors, &node.inputs, grad)?,
                 Kind::Leaf(_) => {}
@@ -90,17 +91,15 @@ impl Walk {
     /// Adds a contribution to the gradient of a node.
     pub fn add(&mut self, index: usize, grad: Tensor) -> Result<()> {
         self.pending[index].add(grad)?;
-        let claim = self.pending[index].whole.as_ref().and_then(|whole| self.claim(whole));
-        // The claims to slices stay; that to a sum takes the place of the one before.
-        let pending = &mut self.pending[index];
-        pending.claims.truncate(pending.slices.len());
-        pending.claims.extend(claim);
+        self.claim(index);
         Ok(())
     }
 
-    /// Counts a gradient on its way.
-    fn claim(&self, grad: &Tensor) -> Option<Claim> {
-        self.meter.as_ref()?.claim(grad, ClaimKind::Value)
+    /// Counts what has been gathered for a node.
+    fn claim(&mut self, index: usize) {
+        let (Some(meter), pending) = (&self.meter, &mut self.pending[index]) else { return };
+        let gathered = pending.slices.iter().map(|slice| &slice.grad).chain(&pending.whole);
+        pending.claims = gathered.filter_map(|grad| meter.claim(grad, ClaimKind::Value)).collect();
     }
 
     /// Hands a node's input gradients on.
@@ -121,6 +120,7 @@ impl Walk {
     /// Takes over what a walk through a block has gathered for one of this walk's nodes.
     pub fn take_over(&mut self, index: usize, gathered: Pending, dims: Option<&Vec<usize>>) {
         self.pending[index] = gathered;
+        self.claim(index);
         if let Some(dims) = dims {
             self.shapes.insert(index, dims.clone());
         }
@@ -194,8 +194,9 @@ fn tiles(slices: &[Slice], dims: &[usize]) -> Option<usize> {
 /// Gradients of the leaves that took part, in the order in which the forward pass first used them.
 pub struct Gradients {
     found: Vec<(Param, Tensor)>,
-    /// They count on the tape's meter as long as they are here.
-    claims: Vec<Claim>,
+    /// They count on the tape's meter as long as they are here: one for each, where there is a meter.
+    claims: Vec<Option<Claim>>,
+    meter: Option<Meter>,
 }
 
 impl Gradients {
@@ -221,15 +222,21 @@ impl Gradients {
 
     /// The sum of two passes' gradients, e.g. of two micro-batches. A parameter may be missing from either.
     pub fn plus(self, other: Self) -> Result<Self> {
-        let (mut found, mut claims) = (self.found, self.claims);
-        claims.extend(other.claims);
-        for (param, grad) in other.found {
-            match found.iter_mut().find(|(p, _)| p.key() == param.key()) {
-                Some((_, sum)) => *sum = (&*sum + grad)?,
-                None => found.push((param, grad)),
+        let Self { mut found, mut claims, meter } = self;
+        for ((param, grad), claim) in other.found.into_iter().zip(other.claims) {
+            match found.iter().position(|(p, _)| p.key() == param.key()) {
+                Some(i) => {
+                    found[i].1 = (&found[i].1 + grad)?;
+                    claims[i] = meter.as_ref().and_then(|meter| meter.claim(&found[i].1, ClaimKind::Gradient));
+                }
+                None => {
+                    found.push((param, grad));
+                    claims.push(claim);
+                }
             }
         }
-        Ok(Self { found, claims })
+        meter.iter().for_each(Meter::mark);
+        Ok(Self { found, claims, meter })
     }
 
     /// The pairs, given away.

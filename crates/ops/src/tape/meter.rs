@@ -208,4 +208,23 @@ mod tests {
         assert_eq!(held(), Held::default());
         Ok(())
     }
+
+    #[test]
+    fn gradients_of_micro_batches_count_once_they_are_added_up_and_a_blocks_as_without_it() -> Result<()> {
+        let weight = Param::trainable("w", random(&[30, 20], 1, DType::F32));
+        let meter = Meter::new();
+        let gradients = |checkpoint: bool| {
+            let (tape, weight) = (Tape::metered(&meter), weight.clone());
+            let x = Var::constant(random(&[50, 20], 2, DType::F32));
+            let block = move |tape: &Tape, v: &[Var]| tape.tanh(&tape.linear(&v[0], &tape.param(&weight), None)?);
+            let y = if checkpoint { tape.checkpoint(&[&x], block)? } else { block(&tape, &[x])? };
+            let loss = tape.sum_all(&y)?;
+            tape.backward(&loss)
+        };
+        let sum = gradients(false)?.plus(gradients(true)?)?.plus(gradients(false)?)?;
+        assert_eq!(meter.0.borrow().held, Held { gradients: 30 * 20 * 4, ..Held::default() });
+        drop(sum);
+        assert!(meter.0.borrow().stores.is_empty());
+        Ok(())
+    }
 }
