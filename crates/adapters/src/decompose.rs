@@ -116,13 +116,12 @@ fn symmetric_eigen(matrix: &Tensor) -> Result<(Vec<f64>, Tensor)> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use peftbench_ops::Device;
     use peftbench_spec::seed;
 
     fn random(m: usize, n: usize) -> Tensor {
         let mut stream = seed::stream(3, "matrix");
         let values: Vec<f32> = (0..m * n).map(|_| StandardNormal.sample(&mut stream)).collect();
-        Tensor::from_vec(values, (m, n), &Device::Cpu).unwrap()
+        Tensor::from_vec(values, (m, n), &peftbench_ops::device::host()).unwrap()
     }
 
     fn norm(tensor: &Tensor) -> f64 {
@@ -133,7 +132,7 @@ mod tests {
     #[test]
     fn the_singular_values_of_a_hilbert_matrix() {
         let values: Vec<f32> = (0..25).map(|i| 1.0 / (i / 5 + i % 5 + 1) as f32).collect();
-        let matrix = Tensor::from_vec(values, (5, 5), &Device::Cpu).unwrap();
+        let matrix = Tensor::from_vec(values, (5, 5), &peftbench_ops::device::host()).unwrap();
         let found = leading_singular(&matrix, 3, &mut seed::stream(1, "x")).unwrap().values.to_vec1::<f32>().unwrap();
         for (found, expected) in found.iter().zip([1.567_050_7, 0.208_534_22, 0.011_407_492]) {
             assert!((found - expected).abs() < 1e-6, "{found} {expected}");
@@ -145,7 +144,7 @@ mod tests {
         for (m, n, rank) in [(40, 70, 6), (70, 40, 6), (12, 12, 12), (5, 9, 1)] {
             let matrix = random(m, n);
             let Leading { left, values, right } = leading_singular(&matrix, rank, &mut seed::stream(1, "x")).unwrap();
-            let eye = Tensor::eye(rank, DType::F32, &Device::Cpu).unwrap();
+            let eye = Tensor::eye(rank, DType::F32, &peftbench_ops::device::host()).unwrap();
             assert!(norm(&(left.t().unwrap().matmul(&left).unwrap() - &eye).unwrap()) < 1e-5);
             assert!(norm(&(right.matmul(&right.t().unwrap()).unwrap() - &eye).unwrap()) < 1e-5);
             let held = left.broadcast_mul(&values).unwrap().matmul(&right).unwrap();

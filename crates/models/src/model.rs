@@ -59,7 +59,7 @@ pub trait Network: Send {
 
     /// Where its tensors lie.
     fn device(&mut self) -> Device {
-        self.params().first().map_or(Device::Cpu, |param| param.value().device().clone())
+        self.params().first().map_or(peftbench_ops::device::host(), |param| param.value().device().clone())
     }
 }
 

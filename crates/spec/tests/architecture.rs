@@ -4,6 +4,8 @@
 
 use serde_json::Value;
 use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 /// What each crate may depend on; `docs/design.md` says why.
@@ -59,4 +61,26 @@ fn heavy_libraries_stay_in_their_leaf_crates() {
         let may_compute = ["ops", "models", "adapters", "runner"].iter().any(|c| name == format!("peftbench-{c}"));
         assert!(may_compute || !dependencies.iter().any(|d| d == "candle-core"), "`{name}` must build without candle");
     }
+}
+
+/// Which kind of device computes is decided in `ops` and on the command line.
+#[test]
+fn models_adapters_and_runner_name_no_kind_of_device() {
+    let crates = Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap();
+    let mut folders: Vec<PathBuf> = ["models", "adapters", "runner"].iter().map(|name| crates.join(name).join("src")).collect();
+    let mut read = 0;
+    while let Some(folder) = folders.pop() {
+        for path in fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()) {
+            if path.is_dir() {
+                folders.push(path);
+                continue;
+            }
+            let text = fs::read_to_string(&path).unwrap();
+            for kind in ["Device::Cpu", "Device::Cuda", "Device::Metal", "new_cuda", "cuda_if_available"] {
+                assert!(!text.contains(kind), "{} names `{kind}`; use the device of a tensor, or `ops::device::host`", path.display());
+            }
+            read += 1;
+        }
+    }
+    assert!(read > 50, "only {read} files found");
 }

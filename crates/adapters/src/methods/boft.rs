@@ -174,17 +174,17 @@ impl Method for Boft {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use peftbench_ops::{Device, Tensor};
+    use peftbench_ops::Tensor;
 
     #[test]
     fn the_order_of_a_factor_is_hugging_face_s_permutation_and_back() {
         // peft's block_butterfly_perm(n = 16, b = 4 blocks / 2, half-blocks of 2): within 8 inputs the half-blocks 0, 2, 1, 3.
         let tape = Tape::inference();
-        let x = Var::constant(Tensor::arange(0f32, 16.0, &Device::Cpu).unwrap().reshape((1, 16)).unwrap());
+        let x = Var::constant(Tensor::arange(0f32, 16.0, &peftbench_ops::device::host()).unwrap().reshape((1, 16)).unwrap());
         let ordered = reorder(&tape, &x, 1, 4, false).unwrap();
         let expected = [0., 1., 4., 5., 2., 3., 6., 7., 8., 9., 12., 13., 10., 11., 14., 15.];
         assert_eq!(ordered.value().to_vec2::<f32>().unwrap()[0], expected);
-        let x = Var::constant(Tensor::arange(0f32, 32.0, &Device::Cpu).unwrap().reshape((1, 32)).unwrap());
+        let x = Var::constant(Tensor::arange(0f32, 32.0, &peftbench_ops::device::host()).unwrap().reshape((1, 32)).unwrap());
         let there = reorder(&tape, &x, 2, 4, false).unwrap();
         // Factor 2: half-blocks 0, 4, 1, 5, 2, 6, 3, 7 of 16 inputs.
         assert_eq!(there.value().to_vec2::<f32>().unwrap()[0][..8], [0., 1., 8., 9., 2., 3., 10., 11.]);

@@ -176,8 +176,12 @@ mod tests {
         let (out, input) = (5, 6);
         let frequencies = random_permutation(out * input, 9, 3);
         let coefficients: Vec<f32> = (0..9).map(|i| i as f32 - 4.0).collect();
-        let found = Waves::new(out, input, &frequencies, &Device::Cpu).unwrap();
-        let found = found.delta(&Tensor::from_vec(coefficients.clone(), 9, &Device::Cpu).unwrap()).unwrap().to_vec2::<f32>().unwrap();
+        let found = Waves::new(out, input, &frequencies, &peftbench_ops::device::host()).unwrap();
+        let found = found
+            .delta(&Tensor::from_vec(coefficients.clone(), 9, &peftbench_ops::device::host()).unwrap())
+            .unwrap()
+            .to_vec2::<f32>()
+            .unwrap();
         for (p, row) in found.iter().enumerate() {
             for (q, &value) in row.iter().enumerate() {
                 let wave = |(f, c): (&usize, &f32)| {

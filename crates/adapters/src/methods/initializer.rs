@@ -27,7 +27,7 @@ impl<'a> Initializer<'a> {
     /// For tests of a method alone.
     #[cfg(test)]
     pub fn on_cpu(stream: &'a mut Stream) -> Self {
-        Self { stream, device: Device::Cpu }
+        Self { stream, device: peftbench_ops::device::host() }
     }
 
     /// Zeros.

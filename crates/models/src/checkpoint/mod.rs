@@ -89,7 +89,7 @@ impl Checkpoint {
     /// # Errors
     /// As [`Checkpoint::open_files`].
     pub fn open_on_host(path: &Path) -> Result<Self> {
-        Self::open_files(&[path.to_owned()], path.display().to_string(), &Device::Cpu)
+        Self::open_files(&[path.to_owned()], path.display().to_string(), &peftbench_ops::device::host())
     }
 
     /// Opens the shards that the index names.

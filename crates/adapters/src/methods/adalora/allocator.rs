@@ -162,7 +162,7 @@ pub(super) fn budget(options: &AdaLora, initial: usize, layers: usize, step: u64
 #[cfg(test)]
 mod tests {
     use super::*;
-    use peftbench_ops::{DType, Device, Tape};
+    use peftbench_ops::{DType, Tape};
     use peftbench_spec::seed;
 
     fn options() -> AdaLora {
@@ -181,7 +181,10 @@ mod tests {
         let layer = |l: usize| {
             let tensor = |name: &str, rows: usize, columns: usize| {
                 let values: Vec<f32> = (0..rows * columns).map(|i| 0.1 * (1.0 + i as f32 + 5.0 * l as f32)).collect();
-                Param::trainable(format!("layers.{l}.lora_{name}"), Tensor::from_vec(values, (rows, columns), &Device::Cpu).unwrap())
+                Param::trainable(
+                    format!("layers.{l}.lora_{name}"),
+                    Tensor::from_vec(values, (rows, columns), &peftbench_ops::device::host()).unwrap(),
+                )
             };
             Triple { path: format!("layers.{l}"), a: tensor("A", 3, 2), e: tensor("E", 3, 1), b: tensor("B", 2, 3) }
         };
@@ -222,7 +225,7 @@ mod tests {
         assert!(allocator.has_allocated().unwrap());
         // The optimizer moves pruned entries; in the final phase they are put back to 0, and nothing else is.
         let e = &allocator.triples()[0].e.clone();
-        e.set(Tensor::ones((3, 1), DType::F32, &Device::Cpu).unwrap()).unwrap();
+        e.set(Tensor::ones((3, 1), DType::F32, &peftbench_ops::device::host()).unwrap()).unwrap();
         step(&allocator, 10);
         assert_eq!(kept(&allocator), [0, 2]);
     }

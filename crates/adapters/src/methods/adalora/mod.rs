@@ -245,7 +245,6 @@ impl Method for AdaLora {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use peftbench_ops::Device;
 
     #[test]
     fn the_orthogonal_terms_gradient_agrees_with_finite_differences() {
@@ -263,7 +262,7 @@ mod tests {
                 let at = |delta: f64| {
                     let mut moved = start.clone();
                     moved[i] += delta;
-                    p.set(Tensor::from_vec(moved, (3, 5), &Device::Cpu).unwrap()).unwrap();
+                    p.set(Tensor::from_vec(moved, (3, 5), &peftbench_ops::device::host()).unwrap()).unwrap();
                     value().0
                 };
                 let numeric = (at(1e-6) - at(-1e-6)) / 2e-6;
@@ -271,7 +270,7 @@ mod tests {
             }
         }
         // An orthonormal matrix stays where it is.
-        let p = Param::trainable("p", Tensor::eye(3, DType::F64, &Device::Cpu).unwrap());
+        let p = Param::trainable("p", Tensor::eye(3, DType::F64, &peftbench_ops::device::host()).unwrap());
         let tape = Tape::new();
         let term = departure_from_orthonormal(&tape, &tape.param(&p), true).unwrap();
         assert_eq!(tape.backward(&term).unwrap().get(&p).unwrap().abs().unwrap().sum_all().unwrap().to_scalar::<f64>().unwrap(), 0.0);
