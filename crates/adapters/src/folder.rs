@@ -53,6 +53,18 @@ impl AdapterFolder {
         self.configs.first()?.get("base_model_name_or_path")?.as_str()
     }
 
+    /// Refuses the adapter for another base than the one it was trained on, by the last part of their names: a model is known by its
+    /// hub's id, its folder or a short name.
+    pub fn check_base(&self, model: &str) -> Result<()> {
+        let short = |name: &str| name.split('@').next().unwrap_or(name).trim_end_matches('/').rsplit('/').next().unwrap_or(name).to_owned();
+        match self.base_model() {
+            Some(own) if short(own) != short(model) => Err(self.wrong(format!(
+                "it was trained on `{own}`, not on `{model}`; if these are one model, say so in `base_model_name_or_path` of adapter_config.json"
+            ))),
+            _ => Ok(()),
+        }
+    }
+
     /// The tensors, by name.
     pub fn tensors(&self) -> &BTreeMap<String, Tensor> {
         &self.tensors

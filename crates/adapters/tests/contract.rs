@@ -4,7 +4,7 @@
 
 mod bases;
 
-use bases::{attach, base, differentiate, distance, flat, has_ssm, ids, logits, method, perturb};
+use bases::{attach, base, differentiate, distance, flat, has_ssm, ids, logits, perturb, small};
 use peftbench_adapters::export::adapter_files;
 use peftbench_adapters::methods::{self, METHODS};
 use peftbench_adapters::{AdapterFolder, Attachment};
@@ -26,27 +26,6 @@ const ABSENT: [(&str, &str); 3] = [("bitfit", "llama"), ("lora_tensor", "mamba2"
 
 /// Methods that are no function of a weight: virtual tokens, states, adapters with an activation.
 const NOT_MERGED: [&str; 8] = ["prompt", "p_tuning", "prefix", "series", "parallel", "initial_state", "state_offset", "additional_scan"];
-
-/// Small options of a method.
-fn small(name: &str) -> Component {
-    method(&match name {
-        "lora" | "dora" | "hra" | "miss" | "lora_tensor" | "loha" | "lokr" => json!({"type": name, "r": 2}),
-        "vera" => json!({"type": "vera", "r": 6}),
-        "adalora" => json!({"type": "adalora", "init_r": 3, "target_r": 1}),
-        "oft" => json!({"type": "oft", "oft_block_size": 4}),
-        "boft" => json!({"type": "boft", "boft_n_butterfly_factor": 2}),
-        "fourierft" => json!({"type": "fourierft", "n_frequency": 10, "init_weights": true}),
-        "road" => json!({"type": "road", "group_size": 4}),
-        "prompt" | "p_tuning" | "prefix" => json!({"type": name, "num_virtual_tokens": 3}),
-        "series" | "parallel" => json!({"type": name, "bottleneck_size": 4}),
-        "additional_scan" => json!({"type": name, "d_state": 2}),
-        "initial_state" => json!({"type": name, "conv_state": true}),
-        "combined" => {
-            json!({"type": name, "methods": [{"type": "lora", "r": 2, "layers": "first:1"}, {"type": "selective", "targets": "role:norm"}]})
-        }
-        name => json!(name),
-    })
-}
 
 fn applies(method: &str, base: &str) -> bool {
     !ABSENT.contains(&(method, base)) && (has_ssm(base) || !SSM_ONLY.contains(&method))
@@ -307,6 +286,49 @@ fn mamba(hidden: usize, layers: usize) -> ModelConfig {
 fn count(config: &ModelConfig, method: &Value, targets: &[&str]) -> u64 {
     let mut model = model::build(config, &Shapes).unwrap();
     attach(&mut *model, &bases::method(method), targets, "all", 0).unwrap().num_trainable()
+}
+
+/// Every method's count with its default options, written out for Mamba-130M: 24 layers with in_proj [3072, 768] and out_proj [768, 1536].
+#[test]
+fn trainable_counts_are_the_closed_forms() {
+    let config = mamba(768, 24);
+    // Rows and columns of both projections, added up; channels and states of the scan.
+    let (rows, columns, inner, states, hidden) = (3072 + 768, 768 + 1536, 1536, 16, 768);
+    let layers = [
+        ("lora", 8 * (rows + columns)),
+        ("dora", 8 * (rows + columns) + rows),
+        ("adalora", 12 * (rows + columns) + 2 * 12),
+        ("vera", rows + 2 * 256),
+        ("loha", 2 * 8 * (rows + columns)),
+        // 3072 = 48 · 64, 768 = 24 · 32, 1536 = 32 · 48: w1 whole, w2 of rank 8.
+        ("lokr", 48 * 24 + 8 * (64 + 32) + 24 * 32 + 8 * (32 + 48)),
+        // in_proj and x_proj [80, 1536] by default.
+        ("ia3", 3072 + 80),
+        ("oft", columns / 32 * (32 * 31 / 2)),
+        ("boft", columns / 4 * 4 * 4 + rows),
+        ("hra", 8 * columns),
+        ("fourierft", 2 * 1000),
+        ("miss", 64 * rows),
+        ("road", rows),
+        ("series", 2 * 256 * hidden),
+        ("parallel", 256 * (rows + columns)),
+        ("bitfit", 2 * inner),
+        ("prefix", 16 * inner),
+        ("initial_state", inner * states),
+        ("state_offset", inner * states),
+        ("additional_scan", 3 * 8 * inner),
+        ("lora_tensor", 8 * (inner + states)),
+    ];
+    let whole = [
+        ("none", 0),
+        ("ln_tuning", 25 * hidden),
+        ("selective", 25 * hidden),
+        ("prompt", 16 * hidden),
+        ("p_tuning", 16 * hidden + 3 * (hidden * hidden + hidden)),
+    ];
+    for (name, expected) in layers.map(|(name, count)| (name, 24 * count)).into_iter().chain(whole) {
+        assert_eq!(count(&config, &json!(name), &[]), expected, "{name}");
+    }
 }
 
 /// Trainable scalars on Mamba-130M, from the released configurations of the SSM-PEFT paper (arXiv 2410.09016).

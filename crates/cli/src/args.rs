@@ -32,6 +32,8 @@ pub enum Verb {
     Sweep(commands::sweep::Sweep),
     Plan(commands::plan::Plan),
     Run(commands::run::Run),
+    Merge(commands::merge::Merge),
+    ImportPeft(commands::import_peft::ImportPeft),
     Rerun(commands::rerun::Rerun),
     Status(commands::status::Status),
     Collect(commands::collect::Collect),
@@ -68,6 +70,9 @@ pub struct InputArgs {
     /// Folder of models (DIR/NAME with config.json, or DIR/NAME.gguf), searched before PEFTBENCH_MODELS, `models` and `bases`; repeatable
     #[arg(long, value_name = "DIR")]
     pub models: Vec<PathBuf>,
+    /// Folder of an adapter that a run may start from, if its spec names it by `init_adapter`; repeatable
+    #[arg(long, value_name = "DIR", hide_short_help = true)]
+    pub adapters: Vec<PathBuf>,
     /// What computes: `cpu`, `cuda` or `cuda:N` (in a build with CUDA), or `auto`, a GPU if there is one
     #[arg(long, value_name = "DEVICE", default_value_t = DeviceChoice::Auto)]
     pub device: DeviceChoice,
@@ -79,7 +84,7 @@ impl InputArgs {
         let variable = std::env::var_os(MODELS_VARIABLE).unwrap_or_default();
         let variable = std::env::split_paths(&variable).filter(|folder| !folder.as_os_str().is_empty());
         let models = self.models.iter().cloned().chain(variable).chain(OWN_MODELS.map(PathBuf::from)).collect();
-        Environment { models, data: self.data.clone(), threads, device: self.device }
+        Environment { models, data: self.data.clone(), adapters: self.adapters.clone(), threads, device: self.device }
     }
 }
 

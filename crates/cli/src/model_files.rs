@@ -73,7 +73,7 @@ mod tests {
         std::fs::write(second.path().join("small-2.5.gguf"), "").unwrap();
         std::fs::write(second.path().join("notes.txt"), "").unwrap();
         let models = vec![first.path().to_owned(), second.path().to_owned(), PathBuf::from("no-such-folder")];
-        let found = found(&Environment { models, data: None, threads: 1, ..Environment::default() });
+        let found = found(&Environment { models, ..Environment::default() });
         let names: Vec<&str> = found.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(names, ["tiny", "org/big", "small-2.5"]);
         assert!(found[0].1.starts_with(first.path()));

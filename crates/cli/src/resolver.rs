@@ -43,6 +43,7 @@ impl RunnerResolver {
         let field = match error {
             RunError::Data(_) => "task",
             RunError::Adapter(_) => "method",
+            RunError::InitAdapter(_) | RunError::NoInitAdapter { .. } => "init_adapter",
             _ => "model",
         };
         SpecError::at(field, error.to_string())

@@ -32,6 +32,9 @@ impl WorkerCommand {
         for folder in &self.environment.models {
             command.arg("--models").arg(folder);
         }
+        for folder in &self.environment.adapters {
+            command.arg("--adapters").arg(folder);
+        }
         if let Some(folder) = &self.environment.data {
             command.arg("--data").arg(folder);
         }

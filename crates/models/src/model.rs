@@ -18,6 +18,7 @@ use crate::pass::Pass;
 use crate::slots::{LinearSlot, Prepared, SlotMut, Visitor};
 use crate::weights::Weights;
 use peftbench_ops::cross_entropy::label_log_probs;
+use peftbench_ops::device::host;
 use peftbench_ops::{Device, Param, Tape, Tensor, Var};
 use peftbench_spec::{Candidate, suggest};
 use std::path::Path;
@@ -59,7 +60,7 @@ pub trait Network: Send {
 
     /// Where its tensors lie.
     fn device(&mut self) -> Device {
-        self.params().first().map_or(peftbench_ops::device::host(), |param| param.value().device().clone())
+        self.params().first().map_or_else(host, |param| param.value().device().clone())
     }
 }
 

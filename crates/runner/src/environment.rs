@@ -17,6 +17,8 @@ pub struct Environment {
     pub models: Vec<PathBuf>,
     /// Folder of real data sets; without one only tasks of the invented world work.
     pub data: Option<PathBuf>,
+    /// Folders of adapters that runs may start from.
+    pub adapters: Vec<PathBuf>,
     /// Threads, for the record; 0 if unknown.
     pub threads: usize,
     /// What to compute on.

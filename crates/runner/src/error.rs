@@ -54,6 +54,17 @@ pub enum RunError {
         /// Rows of the embedding.
         vocabulary: usize,
     },
+    /// The adapter to start from does not fit or is damaged.
+    #[error("the adapter to start from: {0}")]
+    InitAdapter(#[source] AdapterError),
+    /// The adapter to start from was looked for and not found.
+    #[error("no adapter of the content {hash} in: {searched}; give its folder with `--init-adapter DIR`")]
+    NoInitAdapter {
+        /// As in the spec.
+        hash: String,
+        /// The places.
+        searched: String,
+    },
     /// Training went out of bounds.
     #[error("the loss is {loss} at step {step}; lower `train.lr` ({lr:e} here) or set `train.max_grad_norm`")]
     NanLoss {
@@ -100,6 +111,8 @@ impl RunError {
     pub fn kind(&self) -> FailureKind {
         match self {
             Self::Spec(_) | Self::Adapter(_) => FailureKind::InvalidSpec,
+            Self::InitAdapter(AdapterError::Model(_)) | Self::NoInitAdapter { .. } => FailureKind::MissingInput,
+            Self::InitAdapter(_) => FailureKind::InvalidSpec,
             Self::Model(ModelError::Unsupported { .. }) => FailureKind::InvalidSpec,
             Self::Model(ModelError::Compute(_)) | Self::Compute(_) => FailureKind::Crash,
             Self::Model(_) | Self::Data(_) | Self::NoModel { .. } | Self::Hub { .. } | Self::VocabularyMismatch { .. } => {

@@ -6,6 +6,7 @@ use crate::environment::{Environment, ModelFiles};
 use crate::error::{Result, RunError};
 use crate::evaluation::{EvalSplit, Evaluation};
 use crate::files::write_atomically;
+use crate::init_adapter;
 use crate::meter::Phase;
 use crate::planner::load_splits;
 use crate::probe::ProbeData;
@@ -123,6 +124,11 @@ impl<'a> Run<'a> {
             let last = index + 1 == stages.len();
             let attaching = Phase::start("attach");
             let (attachment, matched) = attach_all(job.spec, &run.methods, &mut *model, index, &carried)?;
+            if let Some(wanted) = &job.spec.init_adapter {
+                let folder = init_adapter::find(wanted, job.environment, Some(job.run_dir))?;
+                init_adapter::keep(&folder, job.run_dir)?;
+                init_adapter::load(&folder, job.spec, &attachment)?;
+            }
             if last {
                 run.announce(&mut *model, &attachment, matched, &setup, send)?;
             }

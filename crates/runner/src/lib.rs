@@ -22,6 +22,7 @@ pub mod evaluation;
 pub mod fetch;
 pub mod files;
 pub mod hub;
+pub mod init_adapter;
 pub mod job;
 pub mod meter;
 pub mod optimizer;

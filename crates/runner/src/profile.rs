@@ -10,8 +10,9 @@ use crate::error::{Result, RunError};
 use crate::optimizer::{AdamW, AdamWConfig};
 use crate::resolve::{attach_all, build_methods, fresh_model};
 use peftbench_adapters::Attachment;
-use peftbench_adapters::method::Carried;
+use peftbench_adapters::method::{Carried, TrainingStep};
 use peftbench_models::{Model, Pass};
+use peftbench_ops::clock::process_cpu_time;
 use peftbench_ops::{Device, Tape, Tensor, memory};
 use peftbench_spec::{RunSpec, SpecError, seed};
 use rand::RngExt;
@@ -49,6 +50,8 @@ pub struct Profile {
     pub seconds: Seconds,
     /// Tokens a second of whole steps.
     pub tokens_per_second: f64,
+    /// Median processor time of a step, all threads together, which other programs' work does not add to; where the system tells.
+    pub cpu_seconds: Option<f64>,
     /// Bytes by kind, as the tensors say.
     pub bytes: Bytes,
     /// The same as the allocator saw it; all 0 in a program without the counting allocator.
@@ -77,7 +80,7 @@ pub struct Seconds {
     pub forward: f64,
     /// Backward pass.
     pub backward: f64,
-    /// AdamW.
+    /// AdamW, and what the method does behind it.
     pub optimizer: f64,
     /// All of it.
     pub step: f64,
@@ -153,6 +156,8 @@ struct Steps<'a> {
     total_params: u64,
     seed: u64,
     gradient_checkpointing: bool,
+    /// All of them, and one more: a schedule that ends with the run has not ended.
+    steps: u64,
     ids: Tensor,
     rows: Vec<u32>,
     labels: Vec<u32>,
@@ -178,6 +183,7 @@ impl<'a> Steps<'a> {
             total_params: base,
             seed: spec.seed,
             gradient_checkpointing: t.gradient_checkpointing,
+            steps: (options.warmup.max(1) + options.steps.max(1)) as u64 + 1,
             ids: Tensor::from_vec(ids, (batch, length), &device)?,
             rows: (0..(batch * length) as u32).collect(),
             labels: tokens.chunks(length + 1).flat_map(|row| &row[1..]).copied().collect(),
@@ -223,6 +229,8 @@ impl<'a> Steps<'a> {
         let before = memory::live_bytes();
         let clock = Instant::now();
         self.optimizer.step(&grads, self.lr)?;
+        let made = TrainingStep { step: index as u64 + 1, total: self.steps, grads: &grads, grad_scale: 1.0 };
+        self.attachment.training.iter().try_for_each(|training| training.after_step(&made))?;
         let optimizer = clock.elapsed().as_secs_f64();
         self.end_part("optimizer", &account);
         // Moments come to be in the first step and are replaced, not added to, in later ones.
@@ -243,7 +251,12 @@ impl<'a> Steps<'a> {
     fn measure(mut self, options: ProfileOptions) -> Result<Profile> {
         (0..options.warmup.max(1)).try_for_each(|i| self.step(i).map(|_| ()))?;
         self.allocated.peak = 0;
-        let times = (0..options.steps.max(1)).map(|i| self.step(options.warmup + i)).collect::<Result<Vec<_>>>()?;
+        let (mut times, mut cpu) = (Vec::new(), Vec::new());
+        for i in 0..options.steps.max(1) {
+            let before = process_cpu_time();
+            times.push(self.step(options.warmup + i)?);
+            cpu.extend(process_cpu_time().zip(before).map(|(now, before)| (now - before).as_secs_f64()));
+        }
         let of = |part: &dyn Fn(&[f64; 3]) -> f64| median(times.iter().map(part).collect());
         let seconds = Seconds { forward: of(&|t| t[0]), backward: of(&|t| t[1]), optimizer: of(&|t| t[2]), step: of(&|t| t.iter().sum()) };
         let known = |b: Bytes| b.weights + b.adapter + b.gradients + b.optimizer + b.activations;
@@ -257,6 +270,7 @@ impl<'a> Steps<'a> {
             trainable_params: self.attachment.num_trainable(),
             tokens,
             tokens_per_second: tokens as f64 / seconds.step,
+            cpu_seconds: (!cpu.is_empty()).then(|| median(cpu)),
             seconds,
             bytes: self.bytes,
             allocated: self.allocated,

@@ -3,6 +3,7 @@
 
 use crate::environment::Environment;
 use crate::error::{Result, RunError};
+use crate::init_adapter;
 use peftbench_adapters::method::{AttachContext, Carried};
 use peftbench_adapters::policies::PolicyContext;
 use peftbench_adapters::{Attachment, Method, choose, methods, policies};
@@ -40,8 +41,12 @@ pub fn resolve(spec: &RunSpec, environment: &Environment) -> Result<RunSpec> {
         resolved.seed = 0;
         resolved.policy = policies::resolve(&Component::named("static"))?;
     }
-    // Attaching to a model without content finds whatever does not fit: targets, layers, ranks.
+    // Attaching to a model without content finds whatever does not fit: targets, layers, ranks, and the adapter to start from.
     let (model, attachment) = attach_shapes(&resolved, environment)?;
+    if let Some(wanted) = &resolved.init_adapter {
+        init_adapter::check_stages(built.iter().map(|method| method.stages().len()).max().unwrap_or(0))?;
+        init_adapter::load(&init_adapter::find(wanted, environment, None)?, &resolved, &attachment)?;
+    }
     let context = PolicyContext::new(model.num_layers(), &attachment, resolved.seed);
     policies::build(&resolved.policy, context).map_err(|e| e.below("policy"))?;
     Ok(resolved)

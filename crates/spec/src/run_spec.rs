@@ -30,6 +30,10 @@ pub struct RunSpec {
     /// Optimisation and evaluation.
     #[serde(default)]
     pub train: TrainSpec,
+    /// The adapter that training starts from, by the hash of its two files, as `peftbench run --init-adapter` puts it here; none for the
+    /// method's own start.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub init_adapter: Option<String>,
     /// Seed of every random stream of the run.
     #[serde(default)]
     pub seed: u64,

@@ -73,7 +73,9 @@ pub(crate) fn check(field: &str) -> Result<(), String> {
         "train" if !rest.is_empty() && !train.iter().any(|name| name == rest) => {
             Err(format!("`{rest}` is not a field of `train`; {}", suggest::hint(rest, borrowed(&train))))
         }
-        "targets" | "layers" | "seed" if !rest.is_empty() => Err(format!("`{head}` is a value of its own and has no field `{rest}`")),
+        "targets" | "layers" | "seed" | "init_adapter" if !rest.is_empty() => {
+            Err(format!("`{head}` is a value of its own and has no field `{rest}`"))
+        }
         _ => Ok(()),
     }
 }
@@ -81,7 +83,8 @@ pub(crate) fn check(field: &str) -> Result<(), String> {
 /// Any run, as data: it has every field.
 fn blank_run() -> Value {
     let run = json!({"model": "m", "task": "t", "method": "none"});
-    RunSpec::from_value(run).ok().and_then(|run| serde_json::to_value(run).ok()).unwrap_or_default()
+    let every = |run: RunSpec| RunSpec { init_adapter: Some(String::new()), ..run };
+    RunSpec::from_value(run).ok().and_then(|run| serde_json::to_value(every(run)).ok()).unwrap_or_default()
 }
 
 #[cfg(test)]

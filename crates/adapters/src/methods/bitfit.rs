@@ -1,4 +1,7 @@
-//! BitFit: bias-only fine-tuning (Ben Zaken, Ravfogel and Goldberg, 2022).
+//! BitFit: bias-only fine-tuning (Ben Zaken, Ravfogel and Goldberg, 2022). On Mamba the biases are `conv1d.bias` and `dt_proj.bias`, on Mamba-2
+//! `conv1d.bias` and `dt_bias`; a LLaMA has none.
+//!
+//! They start from where they are. A bias's gradient is the sum of its output's: a step keeps nothing for it.
 
 use super::{Options, train_tensors};
 use crate::error::{AdapterError, Result};

@@ -2,7 +2,7 @@
 //! factors, y = s ⊙ (W R x) + b, R = B₀ᵀ … Bₘ₋₁ᵀ. Factor i is block-diagonal in an order of the inputs that brings together what is
 //! 2ⁱ half-blocks apart; s starts at 1.
 //!
-//! Each factor is applied to the input through a change of order and small blocks; no matrix of [in, in] is formed. A step keeps the
+//! The generators start at zero. Each factor is applied to the input through a change of order and small blocks; no matrix of [in, in] is formed. A step keeps the
 //! input of each factor.
 
 use super::initializer::Initializer;

@@ -28,13 +28,13 @@ use serde_json::{Value, json};
 pub struct Bottleneck {
     /// Width of the bottleneck.
     pub bottleneck_size: usize,
-    /// f.
+    /// f: `"tanh"`, `"relu"`, `"gelu"` or `"swish"`.
     pub non_linearity: NonLinearity,
     /// Dropout on the adapter's input.
     pub adapter_dropout: f64,
     /// Factor of the adapter's output.
     pub scaling: f64,
-    /// The start of D and U.
+    /// The start of D and U: `"mam_adapter"` or `"bert"`.
     pub init_weights: Start,
 }
 

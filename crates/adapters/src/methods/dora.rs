@@ -4,6 +4,9 @@
 //! ‖W‖² of each row at hand, since W is frozen, ‖W + s · B A‖² = ‖W‖² + 2 s Σ B ⊙ (W Aᵀ) + s² Σ B ⊙ (B A Aᵀ) by rows, which costs one
 //! product of W with the rank-sized A and memory of [out, r]. It is computed again only where A or B has changed.
 //!
+//! m starts as the norms and A and B as LoRA's, so that the model starts unchanged. A step keeps, besides what LoRA's does, the output before it
+//! is scaled.
+//!
 //! Dropout acts on the input of A alone; peft also drops the input of (m / ‖·‖ − 1) · W, with the same expectation.
 
 use super::lora::{Attached, Lora, Pattern, Trained, rows_of};

@@ -1,6 +1,8 @@
 //! FourierFT (Gao et al., 2024, "Parameter-efficient fine-tuning with discrete Fourier transform"): ΔW = scaling · Re(IDFT₂(F)), where the
 //! trained coefficients are the only non-zero elements of the spectrum F [out, in], at frequencies drawn once from a seed.
 //!
+//! The coefficients start standard normal, as in peft, or at zero.
+//!
 //! With d_out, d_in the dimensions and (u, v) the frequencies, ΔW[p, q] = scaling / (d_out d_in) Σ c cos(2π (u p / d_out + v q / d_in)). It is
 //! summed over the coefficients of a row of F first and then, as one matrix product, over the rows that have any. A step keeps the input;
 //! W + ΔW is computed again in the backward pass.

@@ -1,4 +1,6 @@
-//! Full fine-tuning.
+//! Full fine-tuning: every tensor trains, from where it is.
+//!
+//! A step keeps the input of every layer for the gradient of its weight, a gradient for every number, and AdamW two moments.
 
 use super::{Options, train_tensors};
 use crate::error::Result;

@@ -1,6 +1,8 @@
 //! HRA, Householder reflection adaptation (Yuan, Liu and Xu, 2024, "Bridging the gap between low-rank and orthogonal adaptation via
 //! Householder reflection adaptation"): y = W H x + b with H = H₁ … Hᵣ, Hᵢ = I − 2 vᵢ vᵢᵀ, vᵢ = uᵢ / ‖uᵢ‖.
 //!
+//! The vectors start in equal pairs, whose reflections cancel.
+//!
 //! The product of the reflections is I − V T Vᵀ with a triangular T whose inverse is ½ I + the part of VᵀV above its diagonal (Joffrain et
 //! al., 2006), so that a step costs what a LoRA of rank r costs and keeps the input and its r products, not r reflected inputs.
 

@@ -1,5 +1,7 @@
 //! LoHa (FedPara, Hyeon-Woo, Ye-Bin and Oh, 2022; LyCORIS, Yeh et al., 2024): W + s · (w1_a w1_b) ⊙ (w2_a w2_b), s = alpha / r.
 //!
+//! w2_b starts at zero and the others Kaiming-uniform, so that the model starts unchanged.
+//!
 //! The product of two matrices of rank r is one of rank r²: with the rows of w1_b times those of w2_b, each with each, as A [r², in], and
 //! the columns of w1_a times those of w2_a as B [out, r²], it is a low-rank update that needs neither ΔW nor the gradient of a whole
 //! weight. Where r² is too large for that to pay, ΔW is built, and built again in the backward pass.

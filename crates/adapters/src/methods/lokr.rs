@@ -1,7 +1,8 @@
 //! LoKr (KronA, Edalati et al., 2022; LyCORIS, Yeh et al., 2024): W + s · w1 ⊗ w2, s = alpha / r, where w2, and on demand w1, is a
 //! product of rank r if that is smaller.
 //!
-//! The Kronecker product is never built: with x as a matrix [c, d], (w1 ⊗ w2) x is w1 x w2ᵀ.
+//! w1 starts at zero, so that the model starts unchanged. The Kronecker product is never built: with x as a matrix [c, d], (w1 ⊗ w2) x is
+//! w1 x w2ᵀ. A step keeps x and x w2ᵀ.
 
 use super::initializer::Initializer;
 use super::loha::{LYCORIS_IGNORED, check_lycoris};

@@ -1,7 +1,7 @@
 //! MiSS, matrix shard sharing (Kang and Yin, 2024, also called Bone, block-affine adaptation): the columns of W are cut into shards of r, and
 //! all shards get the same trained update D [r, out], W + (Dᵀ Dᵀ … Dᵀ).
 //!
-//! This is a low-rank update whose A is a row of identities: y += (Σ over the shards of x) D. A step keeps these r sums, not x.
+//! D starts at zero. This is a low-rank update whose A is a row of identities: y += (Σ over the shards of x) D. A step keeps these r sums, not x.
 //! `init_weights = "bat"` is the non-linear variant, W + (W + I) D block by block; it keeps x and computes the weight again in the backward
 //! pass. `init_weights = "mini"` repeats a D of `mini_r` columns along the outputs.
 

@@ -64,10 +64,13 @@ pub struct MethodEntry {
     pub resolve: fn(&Component) -> peftbench_spec::error::Result<Component>,
     /// The options of an `adapter_config.json`, if it is this method's.
     pub import: Import,
+    /// Path of the type that implements it; its file has the method's prose.
+    pub implementation: fn() -> &'static str,
 }
 
 const fn entry<T: Options + Method + 'static>(name: &'static str, summary: &'static str) -> MethodEntry {
-    MethodEntry { name, summary, build: build_as::<T>, resolve: resolve_as::<T>, import: import_as::<T> }
+    let implementation = std::any::type_name::<T>;
+    MethodEntry { name, summary, build: build_as::<T>, resolve: resolve_as::<T>, import: import_as::<T>, implementation }
 }
 
 /// Every method, in the order of listings.

@@ -1,7 +1,7 @@
 //! OFT, orthogonal fine-tuning (Qiu et al., 2023, "Controlling text-to-image diffusion by orthogonal finetuning"; input-centric as in
 //! OFTv2, Qiu et al., 2025): y = W R x + b with R block-diagonal and orthogonal, the Cayley transform of a trained skew-symmetric matrix.
 //!
-//! The blocks are applied to the input; neither R nor W R is ever formed. A step keeps the input and the blocks.
+//! The skew-symmetric matrix starts at zero, so that R is the identity. The blocks are applied to the input; neither R nor W R is ever formed. A step keeps the input and the blocks.
 
 use super::Options;
 use super::initializer::Initializer;

@@ -23,7 +23,7 @@ use std::sync::Arc;
 pub struct PTuning {
     /// Virtual tokens.
     pub num_virtual_tokens: usize,
-    /// The network.
+    /// The network: `"MLP"` or `"LSTM"`.
     pub encoder_reparameterization_type: Reparameterization,
     /// Width of the hidden layers, or of the LSTM's state; the model's own where absent.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -32,7 +32,7 @@ pub struct PrefixTuning {
     /// Width of the network's hidden layer; that of its embeddings where absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub encoder_hidden_size: Option<usize>,
-    /// Start at zeros; otherwise at random values.
+    /// `"zero"` to start at zeros; otherwise at standard normal values.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub init_weights: Option<Start>,
 }

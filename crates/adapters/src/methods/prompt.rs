@@ -1,4 +1,7 @@
-//! Prompt tuning (Lester, Al-Rfou and Constant, 2021): trained embeddings in front of every input.
+//! Prompt tuning (Lester, Al-Rfou and Constant, 2021): trained embeddings P [tokens, hidden] in front of every input, [P; x].
+//!
+//! They start as embeddings of tokens drawn from the vocabulary, or standard normal. A step keeps what the layers keep for sequences longer by
+//! so many tokens.
 
 use super::Options;
 use super::encoder::has_network;
@@ -19,7 +22,7 @@ use serde_json::{Map, Value, json};
 pub struct PromptTuning {
     /// Virtual tokens.
     pub num_virtual_tokens: usize,
-    /// How they begin.
+    /// How they begin: `"sample_vocab"` or `"random"`.
     pub prompt_tuning_init: Init,
 }
 

@@ -1,4 +1,6 @@
-//! Selective fine-tuning: whole tensors, by target.
+//! Selective fine-tuning: the tensors that the targets name train whole, from where they are; all others stay.
+//!
+//! A step keeps what their gradients need: of a linear layer its input, of a bias nothing.
 
 use super::{Options, train_tensors};
 use crate::error::Result;

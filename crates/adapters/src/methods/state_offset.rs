@@ -19,7 +19,7 @@ use serde_json::json;
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct StateOffset {
-    /// What is added where.
+    /// What is added: `"state"`, h', or `"output"`, y'.
     pub offset: Offset,
 }
 

@@ -1,7 +1,7 @@
 //! VeRA (Kopiczko, Blankevoort and Asano, 2024): y = W x + λ_b ⊙ B (λ_d ⊙ A x), where A and B are random, frozen and shared by all layers,
 //! each of which uses as many columns of A and rows of B as it has inputs and outputs; λ_b and λ_d are trained.
 //!
-//! Computed as a low-rank update whose A needs no gradient, with λ_b ⊙ B ⊙ λ_d in place of B: what is kept is A x, not x.
+//! λ_b starts at 0 and λ_d at `d_initial`, so that the model starts unchanged. Computed as a low-rank update whose A needs no gradient, with λ_b ⊙ B ⊙ λ_d in place of B: what is kept is A x, not x.
 
 use super::initializer::Initializer;
 use super::parts::{at_least_one, dropout_rate, finite, linear_config, projection_targets, tensor_name};

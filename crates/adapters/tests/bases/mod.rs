@@ -11,7 +11,7 @@ use peftbench_models::{Model, Pass, model};
 use peftbench_ops::{Device, Gradients, Tape, Tensor};
 use peftbench_spec::{Component, LayerSelection, TargetExpr, seed};
 use rand_distr::{Distribution, StandardNormal};
-use serde_json::Value;
+use serde_json::{Value, json};
 use std::path::Path;
 
 /// Names of the fixtures' base models: at least one of each architecture.
@@ -100,4 +100,25 @@ pub fn flat(tensor: &Tensor) -> Vec<f32> {
 pub fn distance(a: &Tensor, b: &Tensor) -> f32 {
     assert_eq!(a.dims(), b.dims());
     flat(a).into_iter().zip(flat(b)).map(|(a, b)| (a - b).abs()).fold(0.0, f32::max)
+}
+
+/// Small options of a method.
+pub fn small(name: &str) -> Component {
+    method(&match name {
+        "lora" | "dora" | "hra" | "miss" | "lora_tensor" | "loha" | "lokr" => json!({"type": name, "r": 2}),
+        "vera" => json!({"type": "vera", "r": 6}),
+        "adalora" => json!({"type": "adalora", "init_r": 3, "target_r": 1}),
+        "oft" => json!({"type": "oft", "oft_block_size": 4}),
+        "boft" => json!({"type": "boft", "boft_n_butterfly_factor": 2}),
+        "fourierft" => json!({"type": "fourierft", "n_frequency": 10, "init_weights": true}),
+        "road" => json!({"type": "road", "group_size": 4}),
+        "prompt" | "p_tuning" | "prefix" => json!({"type": name, "num_virtual_tokens": 3}),
+        "series" | "parallel" => json!({"type": name, "bottleneck_size": 4}),
+        "additional_scan" => json!({"type": name, "d_state": 2}),
+        "initial_state" => json!({"type": name, "conv_state": true}),
+        "combined" => {
+            json!({"type": name, "methods": [{"type": "lora", "r": 2, "layers": "first:1"}, {"type": "selective", "targets": "role:norm"}]})
+        }
+        name => json!(name),
+    })
 }

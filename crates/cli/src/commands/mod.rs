@@ -4,8 +4,10 @@ pub mod collect;
 pub mod completions;
 pub mod doctor;
 pub mod fetch;
+pub mod import_peft;
 pub mod inspect;
 pub mod ls;
+pub mod merge;
 pub mod plan;
 pub mod pretrain;
 pub mod profile;
@@ -27,6 +29,8 @@ pub fn run(cli: Cli) -> anyhow::Result<Exit> {
         Verb::Sweep(verb) => sweep::run(&verb),
         Verb::Plan(verb) => plan::run(&verb),
         Verb::Run(verb) => run::run(&verb),
+        Verb::Merge(verb) => merge::run(&verb),
+        Verb::ImportPeft(verb) => import_peft::run(&verb),
         Verb::Rerun(verb) => rerun::run(&verb),
         Verb::Status(verb) => status::run(&verb),
         Verb::Collect(verb) => collect::run(&verb),

@@ -155,7 +155,7 @@ fn in_own_process(spec: &RunSpec, worker: &WorkerCommand, steps: &StepArgs) -> a
     Err(Problem::new(Exit::of_process(status), said).into())
 }
 
-/// One line a cell; time and memory beyond the weights relative to the first cell of the same model.
+/// One line a cell; wall time, processor time and memory beyond the weights relative to the first cell of the same model.
 fn table(rows: &[Row]) -> String {
     let columns = [
         text("model"),
@@ -168,6 +168,7 @@ fn table(rows: &[Row]) -> String {
         number("backward"),
         number("optimizer"),
         number("time"),
+        number("cpu"),
         number("activations"),
         number("peak - weights"),
         number("memory"),
@@ -187,6 +188,7 @@ fn table(rows: &[Row]) -> String {
             Seconds(seconds.backward).to_string(),
             Seconds(seconds.optimizer).to_string(),
             format!("{:.2}x", seconds.step / first.profile.seconds.step),
+            row.profile.cpu_seconds.zip(first.profile.cpu_seconds).map_or("-".to_owned(), |(own, first)| format!("{:.2}x", own / first)),
             Bytes(bytes.activations).to_string(),
             Bytes(extra(row)).to_string(),
             format!("{:.2}x", extra(row) as f64 / extra(first).max(1) as f64),

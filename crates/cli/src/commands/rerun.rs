@@ -7,6 +7,7 @@ use crate::resolver::AsRecorded;
 use crate::{interrupt, machine, one_run, output};
 use anyhow::Context;
 use clap::Args;
+use peftbench_runner::init_adapter;
 use peftbench_spec::Manifest;
 use peftbench_spec::manifest::Provenance;
 use peftbench_sweep::{Store, ids};
@@ -50,7 +51,9 @@ pub fn run(verb: &Rerun) -> anyhow::Result<Exit> {
         0 => machine::cores(),
         recorded => recorded,
     });
-    let ended = one_run::run(&sweep, &store, &AsRecorded, verb.inputs.environment(threads), &verb.progress, stop)?;
+    let mut environment = verb.inputs.environment(threads);
+    environment.adapters.push(init_adapter::kept_in(recorded));
+    let ended = one_run::run(&sweep, &store, &AsRecorded, environment, &verb.progress, stop)?;
     if !ended.is_done().with_context(|| format!("could not make the run again in {}", scratch.display()))? {
         eprintln!("stopped");
         remove(&scratch)?;

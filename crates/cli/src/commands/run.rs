@@ -5,6 +5,7 @@ use crate::exit::{Exit, Problem};
 use crate::resolver::RunnerResolver;
 use crate::{commands, interrupt, machine, one_run, output};
 use clap::Args;
+use peftbench_runner::init_adapter;
 use peftbench_spec::{Manifest, SweepSpec, sweep_spec};
 use peftbench_sweep::Store;
 use serde_json::Value;
@@ -21,6 +22,9 @@ pub struct Run {
     /// Gives a field of the run one value, e.g. `--set seed=0`; repeatable
     #[arg(long = "set", value_name = "FIELD=VALUE")]
     set: Vec<String>,
+    /// Starts from the adapter in this folder, of peft or of a run; its content becomes part of the run's identity
+    #[arg(long, value_name = "DIR")]
+    init_adapter: Option<PathBuf>,
     #[command(flatten)]
     results: ResultsArgs,
     #[command(flatten)]
@@ -40,7 +44,12 @@ pub fn run(verb: &Run) -> anyhow::Result<Exit> {
         sweep.set(assignment)?;
     }
     let store = Store::open(&verb.results.results, &sweep.name)?;
-    let environment = verb.inputs.environment(verb.threads.unwrap_or_else(machine::cores));
+    let mut environment = verb.inputs.environment(verb.threads.unwrap_or_else(machine::cores));
+    environment.adapters.extend(verb.file.parent().map(init_adapter::kept_in));
+    if let Some(folder) = &verb.init_adapter {
+        sweep.set(&format!("init_adapter=\"{}\"", init_adapter::hash(folder)?))?;
+        environment.adapters.push(folder.clone());
+    }
     let resolver = RunnerResolver::new(environment.clone());
     // A look before anything is written: a sweep of many runs is not for this verb.
     let plan = peftbench_sweep::plan(&sweep, &store, &resolver).map_err(|error| resolver.explain(error))?;

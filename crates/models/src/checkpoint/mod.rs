@@ -8,6 +8,7 @@ pub use write::{Storage, to_safetensors};
 use crate::error::{ModelError, Result};
 use crate::weights::{Init, Weights, missing};
 use header::Entry;
+use peftbench_ops::device::host;
 use peftbench_ops::{Device, Tensor};
 use serde::Deserialize;
 use std::cell::RefCell;
@@ -89,7 +90,7 @@ impl Checkpoint {
     /// # Errors
     /// As [`Checkpoint::open_files`].
     pub fn open_on_host(path: &Path) -> Result<Self> {
-        Self::open_files(&[path.to_owned()], path.display().to_string(), &peftbench_ops::device::host())
+        Self::open_files(&[path.to_owned()], path.display().to_string(), &host())
     }
 
     /// Opens the shards that the index names.
@@ -163,7 +164,7 @@ impl Checkpoint {
         };
         let mut values = Vec::with_capacity(entry.dims.iter().product());
         for_each_piece(file, entry, |piece| convert(piece, &mut values)).map_err(|e| damaged(path, &format!("tensor `{name}`: {e}")))?;
-        Ok(Tensor::from_vec(values, &entry.dims[..], &peftbench_ops::device::host())?.to_device(&self.device)?)
+        Ok(Tensor::from_vec(values, &entry.dims[..], &host())?.to_device(&self.device)?)
     }
 
     /// Checks that every tensor was asked for, but those that are computed from the config. `tied` is the tensor that serves as the

@@ -1,6 +1,8 @@
 //! AdaLoRA (Zhang et al., 2023): y = W x + (lora_alpha / init_r) · B diag(E) A x, and E prunes: by and by the entries of all layers that matter
 //! least are set to 0, until target_r a layer are left on average.
 //!
+//! E starts at zero, A and B normal with deviation 0.02. A step keeps what LoRA's does.
+//!
 //! A and B are kept near to orthonormal by orth_reg_weight · mean ‖Pᵀ P − I‖ in the loss, so that E ranks like singular values. The schedule
 //! and its scores are those of peft's `RankAllocator`; they follow every optimizer step and are part of a checkpoint. As in peft the
 //! divisor is init_r + 1e-5 throughout.

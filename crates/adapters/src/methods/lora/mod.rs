@@ -3,6 +3,9 @@
 //! A row part of a fused layer, such as `in_proj.x`, gets a LoRA of its own on these rows; in the adapter file the parts of a layer are one
 //! LoRA whose ranks are stacked. On an embedding table A looks the tokens up and B makes rows of them, as in peft: a tied head does
 //! not see it.
+//!
+//! A starts Kaiming-uniform and B at zero, so that the model starts unchanged; PiSSA and OLoRA start with a part of W, which is taken from it.
+//! A step keeps x for the gradient of A, once for all layers that read it, and A x for that of B.
 
 mod attach;
 mod patterns;
@@ -44,9 +47,9 @@ pub struct Lora {
     pub lora_dropout: f64,
     /// Scale by `lora_alpha / √r` instead (rsLoRA, Kalajdzievski, 2023).
     pub use_rslora: bool,
-    /// How A and B begin.
+    /// How A and B begin: `true` as above, `"gaussian"`, `"pissa"` or `"olora"`.
     pub init_lora_weights: Start,
-    /// Biases that train too.
+    /// Biases that train too: `"none"`, `"all"`, or `"lora_only"`, those of the target layers.
     pub bias: Bias,
     /// Ranks of modules whose path ends in the key, a regular expression.
     pub rank_pattern: Pattern<usize>,
