@@ -40,6 +40,14 @@ pub enum DataError {
         /// The file.
         path: PathBuf,
     },
+    /// A file of images or labels is not what its format says.
+    #[error("{path}: {problem}; fetch the file again", path = path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What was expected and what was found.
+        problem: String,
+    },
     /// The invented world cannot supply as many different examples as a task asks for.
     #[error("task `{task}`: expected {wanted} different examples for {split}, the invented world gave {found}; {way_out}")]
     WorldTooSmall {

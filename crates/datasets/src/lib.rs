@@ -4,6 +4,7 @@
 //! * [`world`]: a small invented world that supplies pre-training text and rows for the same task code where no data folder is at hand.
 //! * [`metrics`]: one metric a file.
 //! * [`sql`]: queries run in a sandbox, and compared by Spider's rules.
+//! * [`images`]: images from the files of MNIST and CIFAR, or drawn.
 //! * [`tokenizer`] and [`encode`]: text to ids; [`batching`]: examples to batches.
 //!
 //! Everything here is deterministic: every draw comes from a named stream of `peftbench_spec::seed`, and nothing depends on the order
@@ -17,6 +18,7 @@ mod draw;
 pub mod encode;
 pub mod error;
 pub mod example;
+pub mod images;
 pub mod metrics;
 pub mod source;
 pub mod sql;
