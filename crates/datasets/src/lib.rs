@@ -2,6 +2,7 @@
 //!
 //! * [`tasks`]: one family of tasks a file, each turning rows into [`Example`]s and predictions into metrics.
 //! * [`world`]: a small invented world that supplies pre-training text and rows for the same task code where no data folder is at hand.
+//! * [`format`]: how examples are put to a model and its answers read; [`overlap`]: whether a test was trained on.
 //! * [`metrics`]: one metric a file.
 //! * [`sql`]: queries run in a sandbox, and compared by Spider's rules.
 //! * [`images`]: images from the files of MNIST and CIFAR, or drawn.
@@ -18,17 +19,20 @@ mod draw;
 pub mod encode;
 pub mod error;
 pub mod example;
+pub mod format;
 pub mod images;
 pub mod metrics;
+pub mod overlap;
 pub mod source;
 pub mod sql;
 pub mod tasks;
 pub mod tokenizer;
 pub mod world;
 
-pub use encode::{Encoded, encode_example};
+pub use encode::{Encoded, encode_evaluation, encode_training};
 pub use error::DataError;
 pub use example::{Example, Splits};
+pub use format::{Format, Scoring};
 pub use source::DataSource;
-pub use tasks::{Scoring, TASKS, Task, TaskEntry};
+pub use tasks::{TASKS, Task, TaskEntry};
 pub use tokenizer::{GgufVocabulary, TextTokenizer};

@@ -48,6 +48,18 @@ impl DataSource {
     }
 }
 
+/// The note that fetching leaves beside the files it wrote.
+pub const ORIGIN_FILE: &str = "origin.json";
+
+impl DataSource {
+    /// The commit on the hub that the files of `folder` were made from, `owner/name@commit`, where a note beside them says so.
+    pub(crate) fn revision(&self, folder: &str) -> Option<String> {
+        let text = std::fs::read_to_string(self.folder.as_ref()?.join(folder).join(ORIGIN_FILE)).ok()?;
+        let origin: Value = serde_json::from_str(&text).ok()?;
+        Some(format!("{}@{}", origin["hub"].as_str()?, origin["commit"].as_str()?))
+    }
+}
+
 /// The names of the files that `rows` came from, for the record.
 pub(crate) fn file_names(rows: &[Row]) -> String {
     let mut names: Vec<String> =
