@@ -16,6 +16,9 @@ pub const QUICK: &str = "experiments/quick.toml";
 /// Where `peftbench fetch` puts models, and the base models that ship, relative to the current folder.
 const OWN_MODELS: [&str; 2] = ["models", "bases"];
 
+/// Where `peftbench fetch` puts data sets, relative to the current folder.
+pub const OWN_DATA: &str = "data";
+
 /// Environment variable with folders of models, separated as in PATH.
 const MODELS_VARIABLE: &str = "PEFTBENCH_MODELS";
 
@@ -64,7 +67,7 @@ pub struct ResultsArgs {
 /// Where models and data lie, and what computes.
 #[derive(Debug, Clone, Args)]
 pub struct InputArgs {
-    /// Folder of real data sets; without one only the tasks of the invented world work
+    /// Folder of real data sets [default: `data`, if it is there]; without one only the tasks of the invented world work
     #[arg(long, value_name = "DIR", env = "PEFTBENCH_DATA", hide_env_values = true)]
     pub data: Option<PathBuf>,
     /// Folder of models (DIR/NAME with config.json, or DIR/NAME.gguf), searched before PEFTBENCH_MODELS, `models` and `bases`; repeatable
@@ -84,7 +87,9 @@ impl InputArgs {
         let variable = std::env::var_os(MODELS_VARIABLE).unwrap_or_default();
         let variable = std::env::split_paths(&variable).filter(|folder| !folder.as_os_str().is_empty());
         let models = self.models.iter().cloned().chain(variable).chain(OWN_MODELS.map(PathBuf::from)).collect();
-        Environment { models, data: self.data.clone(), adapters: self.adapters.clone(), threads, device: self.device }
+        let own = || Path::new(OWN_DATA).is_dir().then(|| PathBuf::from(OWN_DATA));
+        let data = self.data.clone().or_else(own);
+        Environment { models, data, adapters: self.adapters.clone(), threads, device: self.device }
     }
 }
 
@@ -97,6 +102,9 @@ pub struct SpecArgs {
     /// Gives a field one value in every run, whatever the file says, e.g. `--set train.lr=1e-3`; repeatable
     #[arg(long = "set", value_name = "FIELD=VALUE")]
     pub set: Vec<String>,
+    /// Runs although the test split has items of the training split; the same as `--set allow_overlap=true`
+    #[arg(long)]
+    pub allow_overlap: bool,
 }
 
 impl SpecArgs {
@@ -109,6 +117,9 @@ impl SpecArgs {
         let mut sweep = SweepSpec::read(&self.spec)?;
         for assignment in &self.set {
             sweep.set(assignment)?;
+        }
+        if self.allow_overlap {
+            sweep.set("allow_overlap=true")?;
         }
         Ok(sweep)
     }

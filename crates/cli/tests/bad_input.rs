@@ -88,8 +88,22 @@ fn missing_data_and_a_row_without_its_field_are_found_out_before_anything_is_run
     playground.write(&file("train"), &format!("{rows}{{\"text\": \"no sentence\", \"label\": 1}}\n"));
     let ran = run(7);
     assert!(ran.error().contains("train.jsonl:41: field `sentence`: expected a string, found no such field"), "{}", ran.stderr);
-    playground.write(&file("train"), &rows);
+    playground.write(&file("train"), &rows.replace("good", "fine"));
     run(0);
+}
+
+#[test]
+fn a_test_that_is_trained_on_is_refused_unless_allowed() {
+    let playground = Playground::new();
+    let rows: String = (0..40).map(|i| format!("{{\"sentence\": \"good number {i}\", \"label\": {}}}\n", i % 2)).collect();
+    playground.write("data/glue/sst2/train.jsonl", &rows);
+    playground.write("data/glue/sst2/dev.jsonl", &rows.replace("good number", "Good, number"));
+    playground.sweep_file("s", "method = \"lora\"\n[axes]\ntask = [\"glue/sst2\"]");
+    let sweep = |code, more: &[&str]| playground.expect(code, &[&["sweep", "s.toml", "--no-report"], more].concat());
+    let ran = sweep(7, &[]);
+    assert!(ran.error().contains("test items are in the training split too, where its publishers left 0"), "{}", ran.stderr);
+    assert!(ran.error().contains("--allow-overlap"), "{}", ran.stderr);
+    sweep(0, &["--allow-overlap"]);
 }
 
 #[test]

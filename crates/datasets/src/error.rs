@@ -40,6 +40,14 @@ pub enum DataError {
         /// The file.
         path: PathBuf,
     },
+    /// A file of images or labels is not what its format says.
+    #[error("{path}: {problem}; fetch the file again", path = path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What was expected and what was found.
+        problem: String,
+    },
     /// The invented world cannot supply as many different examples as a task asks for.
     #[error("task `{task}`: expected {wanted} different examples for {split}, the invented world gave {found}; {way_out}")]
     WorldTooSmall {
@@ -54,6 +62,31 @@ pub enum DataError {
         /// Which option to change.
         way_out: &'static str,
     },
+    /// The test was trained on.
+    #[error(
+        "task `{task}`: {found} of {items} test items are in the training split too, where its publishers left {known}; take other files, or set `allow_overlap = true` (`--allow-overlap`) to run all the same"
+    )]
+    Overlap {
+        /// The task.
+        task: String,
+        /// Test items that training has.
+        found: usize,
+        /// Test items.
+        items: usize,
+        /// How many the published splits share.
+        known: usize,
+    },
+    /// There is nothing to train on.
+    #[error(
+        "task `{task}` has no training examples; take another task or `method = \"none\"`, or put its training file into the data folder"
+    )]
+    NothingToTrainOn {
+        /// The task.
+        task: String,
+    },
+    /// A metric that a task names is not one.
+    #[error(transparent)]
+    Metric(#[from] peftbench_spec::SpecError),
     /// A tokenizer cannot be read, built or used.
     #[error("tokenizer {name}: {problem}")]
     Tokenizer {

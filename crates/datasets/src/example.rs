@@ -9,13 +9,17 @@ use serde::{Deserialize, Serialize};
 pub struct Example {
     /// Unique within its split: where the item comes from, e.g. `test.jsonl:12`.
     pub id: String,
+    /// What the item belongs to, where its metric asks: the task of a mix, the database of a question; else empty.
+    pub group: String,
+    /// What stands before the prompt and is tokenised by itself; mostly an instruction, or empty.
+    pub prefix: String,
     /// What the model reads.
     pub prompt: String,
     /// What it should say right after the prompt; where there are choices, one of them.
     pub answer: String,
-    /// The options that are scored, each read right after the prompt; empty for generation.
+    /// The options there are, each as it would stand right after the prompt; empty where any text may answer.
     pub choices: Vec<String>,
-    /// All accepted answers, for generation metrics.
+    /// All accepted answers, for generation metrics; empty where only `answer` is.
     pub references: Vec<String>,
 }
 
@@ -24,6 +28,8 @@ pub struct Example {
 pub struct Splits {
     /// Which data this is, for the record: task, files, or the seed of the invented world.
     pub dataset_id: String,
+    /// The commit on the Hugging Face hub that the files were made from, where they say so.
+    pub revision: Option<String>,
     /// Examples to train on.
     pub train: Vec<Example>,
     /// Examples for choices (learning rate, best epoch).
@@ -35,26 +41,9 @@ pub struct Splits {
 impl Splits {
     /// BLAKE3 over every field of every example, in order, as 64 hex digits. Equal data have equal hashes, whatever they are called.
     pub fn hash(&self) -> String {
-        let mut hasher = blake3::Hasher::new_derive_key("peftbench data splits 1");
-        // Lengths go first, so that no two different splits can feed the same bytes.
-        let number = |hasher: &mut blake3::Hasher, n: usize| {
-            hasher.update(&(n as u64).to_le_bytes());
-        };
+        let mut hasher = blake3::Hasher::new_derive_key("peftbench data splits 2");
         for split in [&self.train, &self.valid, &self.test] {
-            number(&mut hasher, split.len());
-            for example in split {
-                for text in [&example.id, &example.prompt, &example.answer] {
-                    number(&mut hasher, text.len());
-                    hasher.update(text.as_bytes());
-                }
-                for list in [&example.choices, &example.references] {
-                    number(&mut hasher, list.len());
-                    for text in list {
-                        number(&mut hasher, text.len());
-                        hasher.update(text.as_bytes());
-                    }
-                }
-            }
+            hasher.update(split_hash(split).as_bytes());
         }
         hasher.finalize().to_hex().to_string()
     }
@@ -72,6 +61,30 @@ impl Splits {
             *split = chosen.into_iter().map(|index| std::mem::take(&mut split[index])).collect();
         }
     }
+}
+
+/// BLAKE3 over every field of the examples of one split, in order.
+pub fn split_hash(examples: &[Example]) -> blake3::Hash {
+    let mut hasher = blake3::Hasher::new_derive_key("peftbench data split 1");
+    // Lengths go first, so that no two different splits can feed the same bytes.
+    let number = |hasher: &mut blake3::Hasher, n: usize| {
+        hasher.update(&(n as u64).to_le_bytes());
+    };
+    number(&mut hasher, examples.len());
+    for example in examples {
+        for text in [&example.id, &example.group, &example.prefix, &example.prompt, &example.answer] {
+            number(&mut hasher, text.len());
+            hasher.update(text.as_bytes());
+        }
+        for list in [&example.choices, &example.references] {
+            number(&mut hasher, list.len());
+            for text in list {
+                number(&mut hasher, text.len());
+                hasher.update(text.as_bytes());
+            }
+        }
+    }
+    hasher.finalize()
 }
 
 /// Splits `rows` into what stays and a seeded hold-out of `count` rows; rows with equal `group` stay together, so that it may be a few
@@ -112,7 +125,7 @@ mod tests {
         let rows = |name: &str| -> Vec<Example> {
             (0..n).map(|i| Example { id: format!("{name}:{i}"), prompt: format!("p{i}"), ..Example::default() }).collect()
         };
-        Splits { dataset_id: "x".into(), train: rows("train"), valid: rows("valid"), test: rows("test") }
+        Splits { dataset_id: "x".into(), revision: None, train: rows("train"), valid: rows("valid"), test: rows("test") }
     }
 
     #[test]

@@ -2,9 +2,11 @@
 //!
 //! * [`tasks`]: one family of tasks a file, each turning rows into [`Example`]s and predictions into metrics.
 //! * [`world`]: a small invented world that supplies pre-training text and rows for the same task code where no data folder is at hand.
+//! * [`format`]: how examples are put to a model and its answers read; [`overlap`]: whether a test was trained on.
 //! * [`metrics`]: one metric a file.
 //! * [`predictions`]: files of predictions, beside the items they are of.
 //! * [`sql`]: queries run in a sandbox, and compared by Spider's rules.
+//! * [`images`]: images from the files of MNIST and CIFAR, or drawn.
 //! * [`tokenizer`] and [`encode`]: text to ids; [`batching`]: examples to batches.
 //!
 //! Everything here is deterministic: every draw comes from a named stream of `peftbench_spec::seed`, and nothing depends on the order
@@ -18,7 +20,10 @@ mod draw;
 pub mod encode;
 pub mod error;
 pub mod example;
+pub mod format;
+pub mod images;
 pub mod metrics;
+pub mod overlap;
 pub mod predictions;
 pub mod source;
 pub mod sql;
@@ -26,9 +31,10 @@ pub mod tasks;
 pub mod tokenizer;
 pub mod world;
 
-pub use encode::{Encoded, encode_example};
+pub use encode::{Encoded, encode_evaluation, encode_training};
 pub use error::DataError;
 pub use example::{Example, Splits};
+pub use format::{Format, Scoring};
 pub use source::DataSource;
-pub use tasks::{Scoring, TASKS, Task, TaskEntry};
+pub use tasks::{TASKS, Task, TaskEntry};
 pub use tokenizer::{GgufVocabulary, TextTokenizer};

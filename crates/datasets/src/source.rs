@@ -17,14 +17,20 @@ impl DataSource {
     /// data sets, several where a split is in parts. The start is a pattern because partial copies carry what they are in the name
     /// (`train_from_dev.jsonl`).
     pub(crate) fn files(&self, task: &str, folder: &str, start: &str) -> Result<Vec<PathBuf>> {
+        self.files_ending(task, folder, start, &[".jsonl"])
+    }
+
+    /// The same, of files that end in one of `endings`; an error names the first.
+    pub(crate) fn files_ending(&self, task: &str, folder: &str, start: &str, endings: &[&str]) -> Result<Vec<PathBuf>> {
         let root = self.folder.as_ref().ok_or_else(|| DataError::NoFolder { task: task.to_owned() })?;
         let folder = root.join(folder);
-        let missing = || DataError::MissingFile { task: task.to_owned(), path: folder.join(format!("{start}*.jsonl")) };
+        let pattern = format!("{start}*{}", endings.first().unwrap_or(&""));
+        let missing = || DataError::MissingFile { task: task.to_owned(), path: folder.join(&pattern) };
         let mut found = Vec::new();
         for entry in std::fs::read_dir(&folder).map_err(|_| missing())? {
             let path = entry.map_err(|error| DataError::Io { action: "read", path: folder.clone(), problem: error.to_string() })?.path();
             let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-            if name.starts_with(start) && name.ends_with(".jsonl") {
+            if name.starts_with(start) && endings.iter().any(|ending| name.ends_with(ending)) {
                 found.push(path);
             }
         }
@@ -39,6 +45,18 @@ impl DataSource {
             rows.extend(read_rows(&path)?);
         }
         Ok(rows)
+    }
+}
+
+/// The note that fetching leaves beside the files it wrote.
+pub const ORIGIN_FILE: &str = "origin.json";
+
+impl DataSource {
+    /// The commit on the hub that the files of `folder` were made from, `owner/name@commit`, where a note beside them says so.
+    pub(crate) fn revision(&self, folder: &str) -> Option<String> {
+        let text = std::fs::read_to_string(self.folder.as_ref()?.join(folder).join(ORIGIN_FILE)).ok()?;
+        let origin: Value = serde_json::from_str(&text).ok()?;
+        Some(format!("{}@{}", origin["hub"].as_str()?, origin["commit"].as_str()?))
     }
 }
 

@@ -218,10 +218,14 @@ fn setup_columns(row: &mut RunRow, setup: &Setup) {
     row.num_trainable_layers = Some(setup.trainable_layers.len() as u64);
     row.target_modules_matched = Some(setup.target_modules_matched as u64);
     row.dataset_id = named(&setup.dataset_id);
+    row.dataset_revision = setup.dataset_revision.clone();
     row.dataset_hash = named(&setup.dataset_hash).or(row.dataset_hash.take());
+    [row.train_hash, row.valid_hash, row.test_hash] = setup.split_hashes.each_ref().map(|hash| named(hash));
     row.train_samples = Some(setup.train_samples as u64);
     row.valid_samples = Some(setup.valid_samples as u64);
     row.test_samples = Some(setup.test_samples as u64);
+    row.dropped_samples = Some(setup.dropped_samples as u64);
+    row.test_overlap_samples = Some(setup.test_overlap_samples as u64);
     row.truncated_fraction = Some(setup.truncated_fraction);
     row.total_steps = Some(setup.total_steps);
     row.device = named(&setup.device);
@@ -294,6 +298,8 @@ fn summary_columns(row: &mut RunRow, summary: &Summary, events: &RunEvents) {
     row.n_items = Some(summary.n_items as u64);
     row.valid_value = Some(summary.valid_value);
     row.best_epoch = Some(u64::from(summary.best_epoch));
+    row.forgetting_loss_before = summary.forgetting_loss_before;
+    row.forgetting_loss_after = summary.forgetting_loss_after;
     row.steps_done = Some(summary.steps_done);
     row.train_loss_final = summary.train_loss_final;
     row.total_seconds = Some(summary.total_seconds);

@@ -19,15 +19,14 @@ pub struct Batch {
     pub padding: u64,
 }
 
-/// Joins sequences; the loss is on the tokens behind each one's prompt.
+/// Joins sequences; the loss is on the tokens from each one's `loss_start`.
 pub fn join(sequences: &[&Encoded], device: &Device) -> Result<Batch> {
     let length = sequences.iter().map(|s| s.ids.len()).max().unwrap_or(0);
     let (mut ids, mut rows, mut labels) = (Vec::with_capacity(sequences.len() * length), Vec::new(), Vec::new());
     for (b, sequence) in sequences.iter().enumerate() {
         ids.extend_from_slice(&sequence.ids);
         ids.resize((b + 1) * length, 0);
-        // A prompt of no tokens leaves nothing to predict the first label from.
-        for position in sequence.prompt_len.max(1)..sequence.ids.len() {
+        for position in sequence.loss_start.max(1)..sequence.ids.len() {
             rows.push((b * length + position - 1) as u32);
             labels.push(sequence.ids[position]);
         }
@@ -44,7 +43,7 @@ mod tests {
 
     #[test]
     fn only_label_tokens_are_rows_and_padding_is_counted() {
-        let sequence = |ids: &[u32], prompt_len| Encoded { ids: ids.to_vec(), prompt_len, truncated: false };
+        let sequence = |ids: &[u32], prompt_len| Encoded { ids: ids.to_vec(), prompt_len, loss_start: prompt_len, truncated: false };
         let (a, b) = (sequence(&[5, 6, 7, 8], 2), sequence(&[9, 4], 1));
         let batch = join(&[&a, &b], &peftbench_ops::device::host()).unwrap();
         assert_eq!(batch.ids.to_vec2::<u32>().unwrap(), [[5, 6, 7, 8], [9, 4, 0, 0]]);

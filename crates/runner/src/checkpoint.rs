@@ -26,6 +26,8 @@ pub struct Progress {
     pub updates: BTreeMap<String, u64>,
     /// Primary metric on validation at the best epoch so far, and the epoch.
     pub best: Option<(f64, u32)>,
+    /// Mean loss on the text of `forgetting` before training.
+    pub forgetting_loss: Option<f64>,
     /// State of the layer policy.
     pub policy: serde_json::Value,
     /// Seconds of the attempts before.

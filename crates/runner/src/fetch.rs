@@ -6,6 +6,8 @@
 use crate::environment::ModelFiles;
 use crate::error::{Result, RunError};
 use crate::hub::{self, HubId, HubSettings, Kind};
+use peftbench_datasets::TaskEntry;
+use peftbench_datasets::tasks::published::{Published, PublishedSplit};
 use peftbench_ops::mapped::MappedFile;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -43,6 +45,40 @@ pub fn put_dataset(id: &HubId, folder: &Path, settings: &HubSettings) -> Result<
         put(&snapshot.join(name), &folder.join(name))?;
     }
     Ok(files.len())
+}
+
+/// Whether the data of `task` is in the data folder, from wherever.
+pub fn has_data(task: &TaskEntry, data: &Path) -> bool {
+    let is_there = |split: &PublishedSplit| data.join(task.name).join(format!("{}.jsonl", split.file)).is_file();
+    task.published.is_some_and(|published| published.splits.iter().all(is_there))
+}
+
+/// The id of a published data set on the hub.
+pub fn data_id(published: &Published) -> HubId {
+    HubId { repository: published.hub.to_owned(), revision: published.revision.to_owned() }
+}
+
+/// Fetches the published data of `task` and writes its rows below the folder `data`; returns how many rows there are.
+///
+/// # Errors
+/// Where the hub does not give it, a file is not as described, or one cannot be written.
+#[cfg(feature = "hub")]
+pub fn put_data(task: &TaskEntry, published: &Published, data: &Path, settings: &HubSettings) -> Result<usize> {
+    crate::published::put(task.name, published, data, settings)
+}
+
+/// Says that this build cannot read what the hub has.
+///
+/// # Errors
+/// Always.
+#[cfg(not(feature = "hub"))]
+pub fn put_data(task: &TaskEntry, published: &Published, data: &Path, _settings: &HubSettings) -> Result<usize> {
+    let problem = format!(
+        "this build cannot read data sets of the hub; build with `--features hub`, or put the files of `{}` into {}",
+        task.name,
+        data.join(task.name).display()
+    );
+    Err(RunError::Hub { id: data_id(published).to_string(), problem })
 }
 
 /// Whether a file of a model's folder is one that runs read.

@@ -8,7 +8,7 @@ use crate::evaluation::{EvalSplit, Evaluation};
 use crate::files::write_atomically;
 use crate::init_adapter;
 use crate::meter::Phase;
-use crate::planner::load_splits;
+use crate::planner::{Examples, load_examples};
 use crate::probe::ProbeData;
 use crate::resolve::{attach_all, build_methods};
 use crate::trainer::{Trainer, TrainingStage, total_steps};
@@ -16,7 +16,8 @@ use peftbench_adapters::export::adapter_files;
 use peftbench_adapters::method::Carried;
 use peftbench_adapters::policies::{self, PolicyContext};
 use peftbench_adapters::{Attachment, Method};
-use peftbench_datasets::{Encoded, Example, Scoring, Task, TextTokenizer, encode_example, tasks};
+use peftbench_datasets::example::split_hash;
+use peftbench_datasets::{DataError, Encoded, Example, Task, TextTokenizer, encode_training, tasks};
 use peftbench_models::Model;
 use peftbench_models::slots::SlotMut;
 use peftbench_ops::device::kind;
@@ -93,6 +94,8 @@ struct Run<'a> {
     valid_answers: Vec<Encoded>,
     valid: EvalSplit,
     test: EvalSplit,
+    /// The text on which it is measured what training makes the model forget.
+    forgetting: Option<(Box<dyn Task>, EvalSplit)>,
     methods: Vec<Box<dyn Method>>,
     started: Instant,
     phases: BTreeMap<String, PhaseRecord>,
@@ -134,6 +137,9 @@ impl<'a> Run<'a> {
             }
             run.resident.adapter = attachment.num_added() * 4;
             run.end_phase(attaching, send)?;
+            if last && saved.progress.forgetting_loss.is_none() {
+                saved.progress.forgetting_loss = run.measure_forgetting(&*model, &saved.progress, send)?;
+            }
             let budget = stage.steps.unwrap_or_else(|| total_steps(run.train.len(), job.spec));
             let budget = if attachment.params.is_empty() { 0 } else { budget };
             let trained = run.train_stage(&mut *model, attachment, stage.name, budget, last, &mut saved, &carried, send)?;
@@ -153,25 +159,36 @@ impl<'a> Run<'a> {
         let files = job.environment.find_model(&spec.model.name)?;
         let model = files.model(&device)?;
         let tokenizer = files.tokenizer_for(&*model)?;
-        let task = tasks::build(&spec.task).map_err(|e| e.below("task"))?;
-        let splits = load_splits(spec, job.environment)?;
+        let Examples { task, splits, overlap } = load_examples(spec, job.environment)?;
         let (model_hash, dataset_hash) = (files.hash()?, splits.hash());
         let inputs = Inputs { model: Some(model_hash.clone()), tokenizer: Some(tokenizer.hash()), dataset: Some(dataset_hash.clone()) };
         (job.record_inputs)(&inputs).map_err(|e| RunError::file("write the manifest in", job.run_dir, e))?;
         let setup = Setup {
             model_hash,
             dataset_id: splits.dataset_id.clone(),
+            dataset_revision: splits.revision.clone(),
             dataset_hash,
-            train_samples: splits.train.len(),
-            valid_samples: splits.valid.len(),
-            test_samples: splits.test.len(),
+            split_hashes: [&splits.train, &splits.valid, &splits.test].map(|split| split_hash(split).to_hex().to_string()),
+            test_overlap_samples: overlap.test,
             ..Setup::default()
         };
-        let train = encode_answers(&splits.train, &*task, &tokenizer, spec)?;
-        let valid_answers = encode_answers(&splits.valid, &*task, &tokenizer, spec)?;
+        let all = splits.train.len() + splits.valid.len() + splits.test.len();
+        let train = encode_all(&splits.train, &*task, &tokenizer, spec)?;
+        let valid_answers = encode_all(&splits.valid, &*task, &tokenizer, spec)?;
         let eval = |examples| EvalSplit::new(examples, &*task, &tokenizer, spec.train.max_length, spec.train.eval_batch_size);
         let (valid, test) = (eval(splits.valid)?, eval(splits.test)?);
+        let setup = Setup {
+            train_samples: train.len(),
+            valid_samples: valid.len(),
+            test_samples: test.len(),
+            dropped_samples: all - train.len() - valid.len() - test.len(),
+            ..setup
+        };
+        let forgetting = load_forgetting(spec, job.environment, &tokenizer)?;
         let methods = build_methods(spec)?;
+        if train.is_empty() && methods.iter().any(|method| method.trains()) {
+            return Err(DataError::NothingToTrainOn { task: spec.task.name.clone() }.into());
+        }
         let run = Self {
             job,
             device,
@@ -182,6 +199,7 @@ impl<'a> Run<'a> {
             valid_answers,
             valid,
             test,
+            forgetting,
             methods,
             started,
             phases: BTreeMap::new(),
@@ -318,6 +336,18 @@ impl<'a> Run<'a> {
         Ok(Some(attachment))
     }
 
+    /// Measures the loss on the text of `forgetting`, and records it.
+    fn measure_forgetting(&mut self, model: &dyn Model, progress: &Progress, send: &mut Send<'_>) -> Result<Option<f64>> {
+        let Some((task, text)) = &self.forgetting else { return Ok(None) };
+        let mut phase = Phase::start("eval");
+        let started = Instant::now();
+        let found = phase.compute(|| text.evaluate(model, &**task, &self.tokenizer, &self.device))?;
+        let epoch = progress.best.map_or(0, |(_, epoch)| epoch);
+        send(&Event::Eval(eval_record("forgetting", progress.step, epoch, &found, started.elapsed().as_secs_f64())))?;
+        self.end_phase(phase, send)?;
+        Ok(found.loss)
+    }
+
     /// Evaluates one split, records it, and returns the primary metric.
     fn evaluate(&mut self, model: &dyn Model, split: Split, step: u64, epoch: u32, send: &mut Send<'_>) -> Result<f64> {
         let mut phase = Phase::start("eval");
@@ -330,15 +360,7 @@ impl<'a> Run<'a> {
         let seconds = started.elapsed().as_secs_f64();
         let primary = found.metrics.first().map_or(f64::NAN, |metric| if metric.higher_is_better { metric.value } else { -metric.value });
         self.eval_tokens += found.tokens;
-        let record = EvalRecord {
-            step,
-            epoch,
-            split: split.name().to_owned(),
-            metrics: found.metrics,
-            loss: found.loss,
-            seconds,
-            tokens: found.tokens,
-        };
+        let record = eval_record(split.name(), step, epoch, &found, seconds);
         send(&Event::Eval(record.clone()))?;
         if split == Split::Test {
             send(&Event::Predictions { step, split: record.split, items: found.predictions })?;
@@ -362,6 +384,7 @@ impl<'a> Run<'a> {
             }
             send(event)
         })?;
+        let forgetting_loss_after = self.measure_forgetting(model, progress, send)?;
         let saving = Phase::start("save");
         let mut adapter_file_bytes = 0;
         if !attachment.params.is_empty() {
@@ -375,12 +398,14 @@ impl<'a> Run<'a> {
         let primary = test_record.and_then(|record| record.metrics.into_iter().next());
         let mut summary = Summary {
             at: now(),
-            primary_metric: self.task.primary_metric().to_owned(),
+            primary_metric: primary.as_ref().map_or_else(String::new, |m| m.name.clone()),
             primary_value: primary.as_ref().map_or(f64::NAN, |m| m.value),
             primary_stderr: primary.as_ref().and_then(|m| m.stderr),
             n_items: self.test.len(),
             valid_value,
             best_epoch,
+            forgetting_loss_before: progress.forgetting_loss,
+            forgetting_loss_after,
             steps_done: progress.step,
             total_seconds: progress.seconds + self.started.elapsed().as_secs_f64(),
             train_peak_bytes: self.phases.get("train").map_or(0, |p| p.peak_bytes),
@@ -424,10 +449,24 @@ impl Split {
     }
 }
 
-fn encode_answers(examples: &[Example], task: &dyn Task, tokenizer: &TextTokenizer, spec: &RunSpec) -> Result<Vec<Encoded>> {
-    let append_eos = matches!(task.scoring(), Scoring::Generate { .. });
-    let encode = |e: &Example| encode_example(tokenizer, &e.prompt, &e.answer, append_eos, spec.train.max_length);
-    Ok(examples.iter().map(encode).collect::<std::result::Result<_, _>>()?)
+fn eval_record(split: &str, step: u64, epoch: u32, found: &Evaluation, seconds: f64) -> EvalRecord {
+    EvalRecord { step, epoch, split: split.to_owned(), metrics: found.metrics.clone(), loss: found.loss, seconds, tokens: found.tokens }
+}
+
+/// The test split of the text on which forgetting is measured, where the spec names one.
+fn load_forgetting(spec: &RunSpec, environment: &Environment, tokenizer: &TextTokenizer) -> Result<Option<(Box<dyn Task>, EvalSplit)>> {
+    let Some(component) = &spec.forgetting else { return Ok(None) };
+    let task = tasks::build(component).map_err(|e| e.below("forgetting"))?;
+    let mut splits = task.load(&environment.data_source())?;
+    splits.limit(0, 0, spec.train.test_samples);
+    let text = EvalSplit::new(splits.test, &*task, tokenizer, spec.train.max_length, spec.train.eval_batch_size)?;
+    Ok(Some((task, text)))
+}
+
+/// The examples as training reads them, without those that the task's format drops.
+fn encode_all(examples: &[Example], task: &dyn Task, tokenizer: &TextTokenizer, spec: &RunSpec) -> Result<Vec<Encoded>> {
+    let encode = |example| encode_training(tokenizer, task.format(), example, spec.train.max_length).transpose();
+    Ok(examples.iter().filter_map(encode).collect::<std::result::Result<_, _>>()?)
 }
 
 /// The base model's matrices inside its layers.

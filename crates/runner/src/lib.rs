@@ -4,7 +4,7 @@
 //! * [`resolve`]: checks a spec against the tables of models, tasks and methods and fills in every default.
 //! * [`planner`]: what runs will take and what they would read, before they are run.
 //! * [`environment`]: where models and data lie; it is not part of a run's identity. [`hub`]: models by their id
-//!   on the Hugging Face hub; [`fetch`]: into folders of one's own.
+//!   on the Hugging Face hub; [`fetch`]: models and data into folders of one's own.
 //! * [`trainer`], [`probe`], [`evaluation`], [`batch`]: the loop; [`optimizer`] and [`schedule`]: its update; [`checkpoint`]: its resumable state;
 //!   [`meter`]: time and memory by phase.
 //! * [`profile`]: what a training step costs, by part and by kind of memory.
@@ -30,6 +30,8 @@ pub mod planner;
 pub mod pretrain;
 pub mod probe;
 pub mod profile;
+#[cfg(feature = "hub")]
+mod published;
 pub mod resolve;
 pub mod schedule;
 pub mod trainer;

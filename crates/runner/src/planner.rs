@@ -6,7 +6,8 @@ use crate::environment::Environment;
 use crate::error::Result;
 use crate::resolve::attach_shapes;
 use crate::trainer::total_steps;
-use peftbench_datasets::{Example, Splits, encode_example, tasks};
+use peftbench_datasets::overlap::{Overlap, overlap};
+use peftbench_datasets::{DataError, Example, Splits, Task, encode_training, tasks};
 use peftbench_spec::manifest::Inputs;
 use peftbench_spec::{Component, RunSpec};
 use std::cell::RefCell;
@@ -103,7 +104,7 @@ impl Planner {
 
     fn data(&self, spec: &RunSpec) -> Result<Rc<DataSummary>> {
         remembered(&self.data, data_key(spec), || {
-            let splits = load_splits(spec, &self.environment)?;
+            let splits = load_examples(spec, &self.environment)?.splits;
             let hash = splits.hash();
             let options = splits.test.first().map_or(1, |example| example.choices.len().max(1));
             let (train, valid, test) = (splits.train.len(), splits.valid.len(), splits.test.len());
@@ -117,27 +118,50 @@ impl Planner {
         let key = format!("{} {} {}", spec.model.name, spec.train.max_length, data_key(spec));
         remembered(&self.lengths, key, || {
             let tokenizer = self.environment.find_model(&spec.model.name)?.tokenizer()?;
-            let mut tokens = 0;
+            let task = tasks::build(&spec.task).map_err(|e| e.below("task"))?;
+            let (mut tokens, mut examples) = (0, 0);
             for example in &data.sample {
-                tokens += encode_example(&tokenizer, &example.prompt, &example.answer, false, spec.train.max_length)?.ids.len();
+                if let Some(encoded) = encode_training(&tokenizer, task.format(), example, spec.train.max_length)? {
+                    tokens += encoded.ids.len();
+                    examples += 1;
+                }
             }
-            Ok(tokens as f64 / data.sample.len().max(1) as f64)
+            Ok(tokens as f64 / f64::from(examples.max(1)))
         })
     }
 }
 
-/// The examples that a run reads.
-pub fn load_splits(spec: &RunSpec, environment: &Environment) -> Result<Splits> {
+/// What a run reads.
+pub struct Examples {
+    /// The task that loaded them.
+    pub task: Box<dyn Task>,
+    /// The examples, no more than the spec asks for.
+    pub splits: Splits,
+    /// What the splits have in common.
+    pub overlap: Overlap,
+}
+
+/// Loads the examples of a run.
+///
+/// # Errors
+/// Where data is missing or wrong, or the test split has more of the training split than its publishers left in it and the spec does not
+/// allow that.
+pub fn load_examples(spec: &RunSpec, environment: &Environment) -> Result<Examples> {
     let task = tasks::build(&spec.task).map_err(|e| e.below("task"))?;
     let mut splits = task.load(&environment.data_source())?;
     splits.limit(spec.train.train_samples, spec.train.valid_samples, spec.train.test_samples);
-    Ok(splits)
+    let overlap = overlap(&splits);
+    let known = tasks::entry(&spec.task)?.known_overlap;
+    if overlap.test > known && !spec.allow_overlap {
+        return Err(DataError::Overlap { task: spec.task.name.clone(), found: overlap.test, items: splits.test.len(), known }.into());
+    }
+    Ok(Examples { task, splits, overlap })
 }
 
 /// What the examples of a run depend on.
 fn data_key(spec: &RunSpec) -> String {
     let (Component { name, options }, train) = (&spec.task, &spec.train);
-    format!("{name} {options:?} {} {} {}", train.train_samples, train.valid_samples, train.test_samples)
+    format!("{name} {options:?} {} {} {} {}", train.train_samples, train.valid_samples, train.test_samples, spec.allow_overlap)
 }
 
 /// The value of `key`, made at the first time it is asked for. An error is not remembered.

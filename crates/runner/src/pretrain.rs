@@ -228,7 +228,7 @@ fn windows(
 ) -> Result<Vec<Vec<u32>>> {
     let mut stream: Vec<u32> = Vec::new();
     for document in corpus {
-        stream.extend(tokenizer.encode(&document)?);
+        stream.extend(tokenizer.encode(&document, false)?);
         stream.extend(tokenizer.eos_id());
     }
     let mut windows: Vec<Vec<u32>> = stream.chunks_exact(length).map(<[u32]>::to_vec).collect();

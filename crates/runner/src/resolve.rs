@@ -7,7 +7,7 @@ use crate::init_adapter;
 use peftbench_adapters::method::{AttachContext, Carried};
 use peftbench_adapters::policies::PolicyContext;
 use peftbench_adapters::{Attachment, Method, choose, methods, policies};
-use peftbench_datasets::tasks;
+use peftbench_datasets::{Scoring, tasks};
 use peftbench_models::config::ModelConfig;
 use peftbench_models::gguf::GgufFile;
 use peftbench_models::weights::{Fresh, On, Shapes};
@@ -21,6 +21,7 @@ use peftbench_spec::{Component, LayerSelection, RunSpec, SpecError, TargetExpr};
 pub fn resolve(spec: &RunSpec, environment: &Environment) -> Result<RunSpec> {
     let mut resolved = spec.clone();
     resolved.task = tasks::resolve(&spec.task).map_err(|e| e.below("task"))?;
+    resolved.forgetting = spec.forgetting.as_ref().map(resolve_forgetting).transpose().map_err(|e| e.below("forgetting"))?;
     for (i, method) in resolved.method.iter_mut().enumerate() {
         *method = methods::resolve(method).map_err(|e| e.below(&format!("method[{i}]")))?;
     }
@@ -50,6 +51,13 @@ pub fn resolve(spec: &RunSpec, environment: &Environment) -> Result<RunSpec> {
     let context = PolicyContext::new(model.num_layers(), &attachment, resolved.seed);
     policies::build(&resolved.policy, context).map_err(|e| e.below("policy"))?;
     Ok(resolved)
+}
+
+fn resolve_forgetting(task: &Component) -> std::result::Result<Component, SpecError> {
+    match tasks::build(task)?.format().scoring {
+        Scoring::Perplexity => tasks::resolve(task),
+        _ => Err(SpecError::at("", format!("`{}` is no task of plain text; take one of `text/…` or `world/text`", task.name))),
+    }
 }
 
 /// The methods of a resolved spec.

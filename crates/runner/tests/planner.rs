@@ -24,9 +24,11 @@ fn data_are_read_once_for_runs_over_the_same_examples() {
     let data = tempfile::tempdir().unwrap();
     let folder = data.path().join("glue/sst2");
     fs::create_dir_all(&folder).unwrap();
-    let rows = |count: usize| (0..count).map(|i| format!("{{\"sentence\": \"film {i}\", \"label\": {}}}\n", i % 2)).collect::<String>();
-    fs::write(folder.join("train.jsonl"), rows(100)).unwrap();
-    fs::write(folder.join("dev.jsonl"), rows(10)).unwrap();
+    let rows = |word: &str, count: usize| {
+        (0..count).map(|i| format!("{{\"sentence\": \"{word} {i}\", \"label\": {}}}\n", i % 2)).collect::<String>()
+    };
+    fs::write(folder.join("train.jsonl"), rows("film", 100)).unwrap();
+    fs::write(folder.join("dev.jsonl"), rows("scene", 10)).unwrap();
     let environment = environment(data.path());
     let planner = Planner::new(environment.clone());
     let lora = planner.estimate(&spec(&environment, "lora", 0, 40)).unwrap();

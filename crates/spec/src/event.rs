@@ -130,14 +130,26 @@ pub struct Setup {
     pub target_modules_matched: usize,
     /// Where the examples came from: a folder's dataset id, or `world`.
     pub dataset_id: String,
+    /// The commit on the hub that the data came from, `owner/name@commit`, where the files say so.
+    #[serde(default)]
+    pub dataset_revision: Option<String>,
     /// BLAKE3 over the examples of all splits, in order.
     pub dataset_hash: String,
+    /// BLAKE3 over the examples of the training, validation and test split.
+    #[serde(default)]
+    pub split_hashes: [String; 3],
     /// Examples used for training.
     pub train_samples: usize,
     /// Examples used for validation.
     pub valid_samples: usize,
     /// Examples used for the test.
     pub test_samples: usize,
+    /// Examples of all splits left out because they are longer than `max_length`, where the task's format says so.
+    #[serde(default)]
+    pub dropped_samples: usize,
+    /// Test items that are in the training split too.
+    #[serde(default)]
+    pub test_overlap_samples: usize,
     /// Training examples shortened to `max_length`, as a fraction.
     pub truncated_fraction: f64,
     /// Optimizer steps the run will make.
@@ -284,6 +296,12 @@ pub struct Summary {
     pub valid_value: f64,
     /// The epoch that was best on validation; 0 where nothing was trained.
     pub best_epoch: u32,
+    /// Mean loss on the text of `forgetting` before anything was trained.
+    #[serde(default)]
+    pub forgetting_loss_before: Option<f64>,
+    /// The same at the end.
+    #[serde(default)]
+    pub forgetting_loss_after: Option<f64>,
     /// Optimizer steps done.
     pub steps_done: u64,
     /// Mean training loss over the last tenth of the steps.

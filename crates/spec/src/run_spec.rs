@@ -37,6 +37,17 @@ pub struct RunSpec {
     /// Seed of every random stream of the run.
     #[serde(default)]
     pub seed: u64,
+    /// A task of plain text whose loss is measured before and after training: what fine-tuning made the model forget.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub forgetting: Option<Component>,
+    /// Whether to run although the test split has more items of the training split than its publishers left in it.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub allow_overlap: bool,
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)]
+fn is_false(value: &bool) -> bool {
+    !*value
 }
 
 fn static_policy() -> Component {

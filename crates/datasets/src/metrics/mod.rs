@@ -35,7 +35,7 @@ pub mod perplexity;
 mod porter;
 pub(crate) mod python;
 pub mod rouge;
-mod standard_error;
+pub(crate) mod standard_error;
 pub mod tokenize_13a;
 mod wordnet;
 

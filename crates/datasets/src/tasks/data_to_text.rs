@@ -1,61 +1,137 @@
-//! Sets of triples told in words: `dart`, and `world/triples` in its image.
+//! Facts told in words: `dart` (sets of triples), `e2e_nlg` (meaning representations of restaurants), and `world/triples` in the image of
+//! `dart`.
 //!
-//! Format of the SSM-PEFT paper's code: an instruction line, the triples as `s : p : o` joined by ` | `, `###`, and the text with an end
-//! token. Training has one example for each reference, validation and test one for each set with all its references. BLEU is sacrebleu's;
-//! the paper's (Hugging Face `evaluate`) takes the shortest reference's length instead of the closest.
+//! Format of the SSM-PEFT paper's code for DART: an instruction line as a prefix, the triples as `s : p : o` joined by ` | `, `###`, and the
+//! text with an end token. E2E has no part in that paper; it is put in the same way. Training has one example for each reference,
+//! validation and test one for each set with all its references.
 
-use super::{Scoring, Task, TaskEntry, check_counts, check_difficulty, pairs, too_small};
+use super::loading::{Loaded, SplitFiles, load_files, too_small};
+use super::published::{Columns, Published, PublishedSplit, expected, row, text};
+use super::{GREEDY, SSM_PEFT, Task, TaskEntry, check_counts, check_difficulty, generated};
 use crate::error::Result;
 use crate::example::{Example, Splits};
-use crate::metrics::{bleu, exact_match};
-use crate::source::{DataSource, Row, file_names};
+use crate::format::{Format, Options, fill};
+use crate::metrics::{bleu, exact_match, meteor};
+use crate::source::{DataSource, Row};
 use crate::world::rows::{self, Counts, SplitRows};
 use crate::world::{World, WorldSizes};
-use peftbench_spec::event::MetricValue;
 use peftbench_spec::{Component, SpecError};
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+use std::collections::HashMap;
 
 /// `dart`: DART v1.1.1 (Nan et al. 2021).
 pub const DART: TaskEntry = TaskEntry {
     name: "dart",
     summary: "sets of triples told in words (DART), several references each",
-    build: |task| Ok(Box::new(DataToText { name: DART.name, rows: Rows::Dart(DartOptions::parse(task)?) })),
-    resolve: |task| task.resolved(&DartOptions::parse(task)?),
+    protocols: PROTOCOLS,
+    published: Some(&Published {
+        hub: "Yale-LILY/dart",
+        revision: "refs/convert/parquet",
+        licence: "MIT",
+        splits: &[
+            PublishedSplit { file: "train", from: "default/train/" },
+            PublishedSplit { file: "dev", from: "default/validation/" },
+            PublishedSplit { file: "test", from: "default/test/" },
+        ],
+        columns: &["tripleset", "annotations"],
+        convert: dart_row,
+    }),
+    known_overlap: 4,
+    build: |task| {
+        let load = |source: &DataSource| load_files(source, DART.name, DART_FILES, 0, FactRow::read_triples, |_, row| row.id.clone());
+        Ok(Box::new(DataToText { name: DART.name, format: parse_files(task)?.format, load: Box::new(load) }))
+    },
+    resolve: |task| parse_files(task)?.resolved(task),
 };
+const DART_FILES: SplitFiles = SplitFiles { folder: "dart", train: "train", valid: Some("dev"), test: "test", test_alone: false };
+
+/// `e2e_nlg`: the end-to-end generation challenge (Novikova et al. 2017).
+pub const E2E: TaskEntry = TaskEntry {
+    name: "e2e_nlg",
+    summary: "restaurants' properties told in words (E2E NLG challenge), several references each",
+    protocols: PROTOCOLS,
+    published: Some(&Published {
+        hub: "tuetschek/e2e_nlg",
+        revision: "refs/convert/parquet",
+        licence: "CC BY-SA 4.0",
+        splits: &[
+            PublishedSplit { file: "train", from: "default/train/" },
+            PublishedSplit { file: "dev", from: "default/validation/" },
+            PublishedSplit { file: "test", from: "default/test/" },
+        ],
+        columns: &["meaning_representation", "human_reference"],
+        convert: |columns| {
+            let refs = json!([text(&columns, "human_reference")?]);
+            Ok(Some(row([("mr", text(&columns, "meaning_representation")?.into()), ("refs", refs)])))
+        },
+    }),
+    known_overlap: 0,
+    build: |task| {
+        let load = |source: &DataSource| {
+            let loaded = load_files(source, E2E.name, E2E_FILES, 0, FactRow::read_representation, |_, row| row.id.clone())?;
+            Ok(Loaded { rows: gathered(loaded.rows), ..loaded })
+        };
+        Ok(Box::new(DataToText { name: E2E.name, format: parse_files(task)?.format, load: Box::new(load) }))
+    },
+    resolve: |task| parse_files(task)?.resolved(task),
+};
+const E2E_FILES: SplitFiles = SplitFiles { folder: "e2e_nlg", train: "train", valid: Some("dev"), test: "test", test_alone: false };
 
 /// `world/triples`: the same with the invented world's facts and grammar.
 pub const WORLD: TaskEntry = TaskEntry {
     name: "world/triples",
     summary: "sets of triples of the invented world told in words, in the format of dart",
-    build: |task| Ok(Box::new(DataToText { name: WORLD.name, rows: Rows::World(WorldOptions::parse(task)?) })),
-    resolve: |task| task.resolved(&WorldOptions::parse(task)?),
+    protocols: &[],
+    published: None,
+    known_overlap: 0,
+    build: |task| {
+        let Options { own, format } = WorldOptions::parse(task)?;
+        Ok(Box::new(DataToText { name: WORLD.name, format, load: Box::new(move |_: &DataSource| own.load()) }))
+    },
+    resolve: |task| WorldOptions::parse(task)?.resolved(task),
 };
 
-/// Between the triples and the text.
-const SEPARATOR: &str = "###";
+const PROTOCOLS: &[&str] = &[GREEDY, SSM_PEFT];
+const PLACEHOLDERS: &[&str] = &["facts", "text"];
 
-/// Options of `dart`.
+/// Options of the tasks over files: none but the format.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct DartOptions {
-    /// What stands before the triples; the paper's line by default.
-    pub instruction: String,
-    /// Most tokens generated for one set.
-    pub max_new_tokens: usize,
+#[serde(deny_unknown_fields)]
+pub struct FileOptions {}
+
+fn parse_files(task: &Component) -> std::result::Result<Options<FileOptions>, SpecError> {
+    let instruction = match task.name == E2E.name {
+        true => "Generate text for the following restaurant:\n",
+        false => "Generate text for the following RDF triples:\n",
+    };
+    let options = Options::parse(task, PROTOCOLS, |protocol| Options {
+        own: FileOptions {},
+        format: Format { prefix: instruction.to_owned(), ..format(protocol) },
+    })?;
+    options.format.check(PLACEHOLDERS)?;
+    Ok(options)
 }
 
-impl Default for DartOptions {
-    fn default() -> Self {
-        Self { instruction: "Generate text for the following RDF triples:\n".to_owned(), max_new_tokens: 128 }
-    }
+fn format(protocol: &str) -> Format {
+    let metrics = [bleu::NAME, meteor::METEOR.name, exact_match::NAME].map(Component::named).to_vec();
+    let stop = if protocol == GREEDY { "\n".to_owned() } else { String::new() };
+    Format { prompt: "{facts}###".to_owned(), answer: "{text}".to_owned(), stop, metrics, ..generated(protocol, 128) }
 }
 
-impl DartOptions {
-    fn parse(task: &Component) -> std::result::Result<Self, SpecError> {
-        let options: Self = task.parse_options()?;
-        check_new_tokens(options.max_new_tokens)?;
-        Ok(options)
-    }
+/// The hub has a row a triple set, with its annotations as a list or as a table of lists.
+fn dart_row(columns: Columns) -> std::result::Result<Option<Columns>, String> {
+    let triples = columns.get("tripleset").cloned().ok_or_else(|| expected("triples", "tripleset", None))?;
+    let annotations = columns.get("annotations");
+    let texts: Option<Vec<String>> = match annotations {
+        Some(Value::Object(table)) => table.get("text").and_then(|texts| serde_json::from_value(texts.clone()).ok()),
+        Some(Value::Array(list)) => list.iter().map(|item| item.get("text")?.as_str().map(str::to_owned)).collect(),
+        _ => None,
+    };
+    let mut texts = texts.ok_or_else(|| expected("texts with their sources", "annotations", annotations))?;
+    // Some references are empty.
+    texts.retain(|text| !text.trim().is_empty());
+    Ok((!texts.is_empty()).then(|| row([("tripleset", triples), ("targets", json!(texts))])))
 }
 
 /// Options of `world/triples`.
@@ -74,50 +150,49 @@ pub struct WorldOptions {
     pub world_seed: u64,
     /// How much there is in the world; as in pre-training.
     pub world_sizes: WorldSizes,
-    /// What stands before the triples; empty by default, because the models for this world are tiny.
-    pub instruction: String,
-    /// Most tokens generated for one set.
-    pub max_new_tokens: usize,
 }
 
 impl Default for WorldOptions {
     fn default() -> Self {
-        Self {
-            train: 1500,
-            valid: 200,
-            test: 300,
-            difficulty: 2,
-            world_seed: 0,
-            world_sizes: WorldSizes::default(),
-            instruction: String::new(),
-            max_new_tokens: 64,
-        }
+        Self { train: 1500, valid: 200, test: 300, difficulty: 2, world_seed: 0, world_sizes: WorldSizes::default() }
     }
 }
 
 impl WorldOptions {
-    fn parse(task: &Component) -> std::result::Result<Self, SpecError> {
-        let options: Self = task.parse_options()?;
-        options.world_sizes.check()?;
-        check_counts(options.counts())?;
-        check_new_tokens(options.max_new_tokens)?;
-        check_difficulty(options.difficulty, rows::MOST_DIFFICULT_TRIPLES)?;
+    fn parse(task: &Component) -> std::result::Result<Options<Self>, SpecError> {
+        // No instruction, because the models for this world are tiny.
+        let options =
+            Options::parse(task, &[], |_| Options { own: Self::default(), format: Format { max_new_tokens: 64, ..format(GREEDY) } })?;
+        options.format.check(PLACEHOLDERS)?;
+        let own = &options.own;
+        own.world_sizes.check()?;
+        check_counts(own.counts())?;
+        check_difficulty(own.difficulty, rows::MOST_DIFFICULT_TRIPLES)?;
         Ok(options)
     }
 
     fn counts(&self) -> Counts {
         Counts { train: self.train, valid: self.valid, test: self.test }
     }
-}
 
-fn check_new_tokens(count: usize) -> std::result::Result<(), SpecError> {
-    match count {
-        0 => Err(SpecError::at("max_new_tokens", "expected at least 1, found 0")),
-        _ => Ok(()),
+    fn load(&self) -> Result<Loaded<FactRow>> {
+        let world = World::with_sizes(self.world_seed, self.world_sizes);
+        let SplitRows { mut train, valid, test } = rows::triples(&world, self.counts(), self.difficulty).map_err(|short| {
+            too_small(WORLD.name, short, "lower `train`, `valid` or `test`, or raise `difficulty` or `world_sizes.creatures`")
+        })?;
+        // The world makes at least one row for each training example asked for; each reference is one.
+        let mut room = self.train;
+        for row in &mut train {
+            row.targets.truncate(room);
+            room -= row.targets.len();
+        }
+        let facts = |rows: Vec<TripleRow>| rows.into_iter().map(TripleRow::facts).collect();
+        let rows = SplitRows { train: facts(train), valid: facts(valid), test: facts(test) };
+        Ok(Loaded::of_world(WORLD.name, self.world_seed, rows))
     }
 }
 
-/// One set of triples and the texts that tell it.
+/// Triples and the texts that tell them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct TripleRow {
     pub(crate) id: String,
@@ -126,66 +201,76 @@ pub(crate) struct TripleRow {
 }
 
 impl TripleRow {
-    fn read(row: &Row) -> Result<Self> {
-        Ok(Self { id: row.id(), triples: row.triples("tripleset")?, targets: row.texts("targets")? })
+    /// The triples as `s : p : o` joined by ` | `.
+    fn facts(self) -> FactRow {
+        let facts = self.triples.iter().map(|triple| triple.join(" : ")).collect::<Vec<_>>().join(" | ");
+        FactRow { id: self.id, facts, targets: self.targets }
+    }
+}
+
+/// Facts as the prompt has them, and the texts that tell them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct FactRow {
+    id: String,
+    facts: String,
+    targets: Vec<String>,
+}
+
+impl FactRow {
+    fn read_triples(row: &Row) -> Result<Self> {
+        Ok(TripleRow { id: row.id(), triples: row.triples("tripleset")?, targets: row.texts("targets")? }.facts())
     }
 
-    /// One example whose answer is the first reference.
-    fn example(self, instruction: &str) -> Example {
-        let triples: Vec<String> = self.triples.iter().map(|triple| triple.join(" : ")).collect();
-        Example {
-            id: self.id,
-            prompt: format!("{instruction}{}{SEPARATOR}", triples.join(" | ")),
-            answer: self.targets.first().cloned().unwrap_or_default(),
-            choices: Vec::new(),
-            references: self.targets,
+    fn read_representation(row: &Row) -> Result<Self> {
+        Ok(Self { id: row.id(), facts: row.text("mr")?.to_owned(), targets: row.texts("refs")? })
+    }
+}
+
+/// Rows of the same facts as one with all their texts, in each split: the hub has a row for each reference.
+fn gathered(rows: SplitRows<FactRow>) -> SplitRows<FactRow> {
+    let gather = |rows: Vec<FactRow>| {
+        let mut place: HashMap<String, usize> = HashMap::new();
+        let mut all: Vec<FactRow> = Vec::new();
+        for row in rows {
+            match place.get(&row.facts) {
+                Some(&at) => all[at].targets.extend(row.targets),
+                None => {
+                    place.insert(row.facts.clone(), all.len());
+                    all.push(row);
+                }
+            }
         }
-    }
-
-    /// One example for each reference.
-    fn explode(self, instruction: &str) -> Vec<Example> {
-        let whole = self.example(instruction);
-        let one = |(k, answer): (usize, &String)| Example { id: format!("{}#{k}", whole.id), answer: answer.clone(), ..whole.clone() };
-        whole.references.iter().enumerate().map(one).collect()
-    }
+        all
+    };
+    SplitRows { train: gather(rows.train), valid: gather(rows.valid), test: gather(rows.test) }
 }
 
-enum Rows {
-    Dart(DartOptions),
-    World(WorldOptions),
-}
+/// Rows of facts from wherever.
+type LoadRows = dyn Fn(&DataSource) -> Result<Loaded<FactRow>> + Send + Sync;
 
 struct DataToText {
     name: &'static str,
-    rows: Rows,
+    format: Format,
+    load: Box<LoadRows>,
 }
 
 impl DataToText {
-    fn rows(&self, source: &DataSource) -> Result<(String, SplitRows<TripleRow>)> {
-        match &self.rows {
-            Rows::Dart(_) => {
-                let read = |start| -> Result<(String, Vec<TripleRow>)> {
-                    let rows = source.rows(self.name, "dart", start)?;
-                    Ok((file_names(&rows), rows.iter().map(TripleRow::read).collect::<Result<Vec<_>>>()?))
-                };
-                let ((a, train), (b, valid), (c, test)) = (read("train")?, read("dev")?, read("test")?);
-                Ok((format!("{} ({a}, {b}, {c})", self.name), SplitRows { train, valid, test }))
-            }
-            Rows::World(options) => {
-                let world = World::with_sizes(options.world_seed, options.world_sizes);
-                let rows = rows::triples(&world, options.counts(), options.difficulty).map_err(|short| {
-                    too_small(self.name, short, "lower `train`, `valid` or `test`, or raise `difficulty` or `world_sizes.creatures`")
-                })?;
-                Ok((format!("{} (world {})", self.name, options.world_seed), rows))
-            }
+    /// One example with all references, whose answer is the first; in training, one for each.
+    fn examples(&self, row: FactRow, training: bool) -> Vec<Example> {
+        let answer = |target: &str| fill(&self.format.answer, &[("text", target)]);
+        let whole = Example {
+            answer: row.targets.first().map(|target| answer(target)).unwrap_or_default(),
+            id: row.id,
+            prefix: self.format.prefix.clone(),
+            prompt: fill(self.format.prompt_for(training), &[("facts", &row.facts)]),
+            references: row.targets,
+            ..Example::default()
+        };
+        if !training {
+            return vec![whole];
         }
-    }
-
-    fn instruction(&self) -> &str {
-        match &self.rows {
-            Rows::Dart(options) => &options.instruction,
-            Rows::World(options) => &options.instruction,
-        }
+        let one = |(k, target): (usize, &String)| Example { id: format!("{}#{k}", whole.id), answer: answer(target), ..whole.clone() };
+        whole.references.iter().enumerate().map(one).collect()
     }
 }
 
@@ -194,36 +279,12 @@ impl Task for DataToText {
         self.name
     }
 
+    fn format(&self) -> &Format {
+        &self.format
+    }
+
     fn load(&self, source: &DataSource) -> Result<Splits> {
-        let (dataset_id, rows) = self.rows(source)?;
-        let mut train: Vec<Example> = rows.train.into_iter().flat_map(|row| row.explode(self.instruction())).collect();
-        if let Rows::World(options) = &self.rows {
-            // The world makes at least one row for each example asked for.
-            train.truncate(options.train);
-        }
-        let examples = |rows: Vec<TripleRow>| rows.into_iter().map(|row| row.example(self.instruction())).collect();
-        Ok(Splits { dataset_id, train, valid: examples(rows.valid), test: examples(rows.test) })
-    }
-
-    fn scoring(&self) -> Scoring {
-        let max_new_tokens = match &self.rows {
-            Rows::Dart(options) => options.max_new_tokens,
-            Rows::World(options) => options.max_new_tokens,
-        };
-        Scoring::Generate { max_new_tokens, stop: "\n" }
-    }
-
-    fn primary_metric(&self) -> &'static str {
-        bleu::NAME
-    }
-
-    fn score(&self, examples: &[Example], predictions: &[String]) -> Vec<MetricValue> {
-        let pairs = || pairs(examples, predictions).map(|(prediction, example)| (prediction, &example.references[..]));
-        vec![bleu::corpus_bleu(pairs()), exact_match::exact_match(pairs())]
-    }
-
-    fn item_score(&self, example: &Example, prediction: &str) -> f64 {
-        bleu::sentence_bleu(prediction, &example.references)
+        Ok((self.load)(source)?.into_splits(|row, training| self.examples(row, training)))
     }
 }
 
@@ -246,11 +307,12 @@ mod tests {
     #[test]
     fn training_explodes_the_references_and_scoring_keeps_them() {
         let splits = load(ROW).unwrap();
-        let prompt =
-            "Generate text for the following RDF triples:\nHawaii Five-O : NOTES : Episode | [TABLECONTEXT] : [TITLE] : Jeff Daniels###";
+        let prefix = "Generate text for the following RDF triples:\n";
+        let prompt = "Hawaii Five-O : NOTES : Episode | [TABLECONTEXT] : [TITLE] : Jeff Daniels###";
         assert_eq!(splits.train.iter().map(|e| e.answer.as_str()).collect::<Vec<_>>(), ["One text.", "Another."]);
         assert_eq!(splits.train[1].id, "train_from_dev.jsonl:1#1");
-        assert!(splits.train.iter().chain(&splits.test).all(|example| example.prompt == prompt && example.references.len() == 2));
+        let all = splits.train.iter().chain(&splits.test);
+        assert!(all.clone().all(|example| example.prefix == prefix && example.prompt == prompt && example.references.len() == 2));
         assert_eq!(splits.dataset_id, "dart (train_from_dev.jsonl, dev_from_dev.jsonl, test.jsonl)");
     }
 
@@ -258,10 +320,42 @@ mod tests {
     fn bleu_comes_first_and_any_reference_counts() {
         let task = build(&Component::named("dart")).unwrap();
         let splits = load(ROW).unwrap();
-        let metrics = task.score(&splits.test, &["Another.".to_owned()]);
-        assert_eq!(metrics.iter().map(|m| m.name.as_str()).collect::<Vec<_>>(), ["bleu", "exact_match"]);
-        assert_eq!(metrics[1].value, 1.0);
-        assert_eq!(task.item_score(&splits.test[0], "nothing of it"), 0.0);
+        let scores = task.score(&splits.test, &["Another.".to_owned()]).unwrap();
+        assert_eq!(scores.values[0].name, "bleu");
+        assert_eq!(scores.values.iter().find(|value| value.name == "exact_match").unwrap().value, 1.0);
+        assert_eq!(task.score(&splits.test, &["nothing of it".to_owned()]).unwrap().items, [0.0]);
+    }
+
+    #[test]
+    fn the_papers_protocol_searches_with_five_beams() {
+        let task = build(&Component::from_value(&json!({"type": "dart", "protocol": "ssm-peft"})).unwrap()).unwrap();
+        let format = task.format();
+        assert_eq!((format.num_beams, format.max_new_tokens, format.stop.as_str(), format.append_eos), (5, 1024, "", true));
+    }
+
+    #[test]
+    fn references_of_one_restaurant_are_gathered() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("e2e_nlg")).unwrap();
+        let row = |name: &str, text: &str| format!("{{\"mr\": \"name[{name}]\", \"refs\": [\"{text}\"]}}\n");
+        for split in ["train", "dev", "test"] {
+            std::fs::write(folder.path().join(format!("e2e_nlg/{split}.jsonl")), row("A", "a") + &row("B", "b") + &row("A", "c")).unwrap();
+        }
+        let source = DataSource { folder: Some(folder.path().to_owned()) };
+        let splits = build(&Component::named("e2e_nlg")).unwrap().load(&source).unwrap();
+        assert_eq!((splits.train.len(), splits.test.len()), (3, 2));
+        assert_eq!((splits.test[0].prompt.as_str(), &splits.test[0].references[..]), ("name[A]###", &["a".to_owned(), "c".to_owned()][..]));
+    }
+
+    #[test]
+    fn a_row_of_the_hub_has_its_texts_in_either_form() {
+        let convert = |annotations: Value| {
+            let row = dart_row(row([("tripleset", json!([["a", "b", "c"]])), ("annotations", annotations)])).unwrap();
+            row.map(|row| row["targets"].clone())
+        };
+        assert_eq!(convert(json!({"text": ["x", " "], "source": ["s", "s"]})), Some(json!(["x"])));
+        assert_eq!(convert(json!([{"text": "x", "source": "s"}])), Some(json!(["x"])));
+        assert_eq!(convert(json!({"text": [""]})), None);
     }
 
     #[test]

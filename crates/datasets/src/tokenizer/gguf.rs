@@ -124,7 +124,7 @@ mod tests {
         let fixture = fixture();
         assert!(fixture.texts.len() >= 20);
         for (text, ids) in &fixture.texts {
-            assert_eq!(&tokenizer.encode(text).unwrap(), ids, "{text:?}");
+            assert_eq!(&tokenizer.encode(text, false).unwrap(), ids, "{text:?}");
         }
         assert_eq!((tokenizer.bos_id(), tokenizer.eos_id(), tokenizer.vocab_size()), (Some(1), Some(2), fixture.tokens.len()));
     }
@@ -132,7 +132,7 @@ mod tests {
     #[test]
     fn control_tokens_are_read_as_a_whole_and_not_written() {
         let tokenizer = TextTokenizer::from_gguf(vocabulary()).unwrap();
-        let ids = tokenizer.encode("<|im_start|>a<|im_end|>").unwrap();
+        let ids = tokenizer.encode("<|im_start|>a<|im_end|>", false).unwrap();
         assert_eq!((ids[0], ids[ids.len() - 1], ids.len()), (1, 2, 3));
         assert_eq!(tokenizer.decode(&ids).unwrap(), "a");
     }

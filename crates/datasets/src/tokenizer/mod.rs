@@ -117,9 +117,10 @@ impl TextTokenizer {
         write(&path.with_file_name(CONFIG_FILE), format!("{config:#}\n"))
     }
 
-    /// The ids of `text`, with no start or end token added.
-    pub fn encode(&self, text: &str) -> Result<Vec<u32>> {
-        let encoding = self.inner.encode_fast(text, false).map_err(|error| self.problem(format!("cannot encode {text:?}: {error}")))?;
+    /// The ids of `text`; with `add_special_tokens`, as the tokenizer's own rules put start and end tokens around it.
+    pub fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<u32>> {
+        let encoding =
+            self.inner.encode_fast(text, add_special_tokens).map_err(|error| self.problem(format!("cannot encode {text:?}: {error}")))?;
         Ok(encoding.get_ids().to_vec())
     }
 
@@ -202,7 +203,7 @@ mod tests {
         let again = TextTokenizer::train_byte_bpe(World::new(0).corpus(0, 3000), 512).unwrap();
         assert_eq!(again.hash(), trained().hash());
         assert_eq!((trained().vocab_size(), trained().eos_id(), trained().bos_id()), (512, Some(0), None));
-        let ids = trained().encode(" the ").unwrap();
+        let ids = trained().encode(" the ", false).unwrap();
         assert!(ids.len() < " the ".len() && ids.iter().all(|&id| (1..512).contains(&id)), "{ids:?}");
     }
 
@@ -234,7 +235,7 @@ mod tests {
 
     #[test]
     fn decoding_leaves_special_tokens_out() {
-        let mut ids = trained().encode("the end").unwrap();
+        let mut ids = trained().encode("the end", false).unwrap();
         ids.push(0);
         assert_eq!(trained().decode(&ids).unwrap(), "the end");
     }
@@ -243,7 +244,7 @@ mod tests {
         #[test]
         fn every_text_survives_the_round_trip(text in "\\PC{0,40}") {
             prop_assume!(!text.contains(END_OF_TEXT));
-            let ids = trained().encode(&text).unwrap();
+            let ids = trained().encode(&text, false).unwrap();
             prop_assert_eq!(trained().decode(&ids).unwrap(), text);
         }
     }

@@ -4,9 +4,9 @@ use super::facts::Attribute;
 use super::grammar::{self, Statement, Style};
 use super::{World, opinion};
 use crate::draw;
+use crate::tasks::classification::LabelledTexts;
 use crate::tasks::commonsense::ChoiceRow;
 use crate::tasks::data_to_text::TripleRow;
-use crate::tasks::sentiment::LabelledSentence;
 use peftbench_spec::seed::{Stream, stream};
 use std::collections::HashSet;
 
@@ -70,7 +70,7 @@ fn draws_of(world: &World, task: &str, split: &str) -> Stream {
 
 /// Sentences that praise (label 1) or blame (label 0), half and half. Two fifths of the opinion words never occur in training;
 /// `new_words` is the share of validation and test sentences made of those, the others are made of the words of training.
-pub(crate) fn sentiment(world: &World, counts: Counts, difficulty: u8, new_words: f64) -> Result<SplitRows<LabelledSentence>> {
+pub(crate) fn sentiment(world: &World, counts: Counts, difficulty: u8, new_words: f64) -> Result<SplitRows<LabelledTexts>> {
     let (kept, known): (Vec<usize>, Vec<usize>) = (0..world.sizes.opinion_words).partition(|rank| matches!(rank % 5, 1 | 3));
     let mut seen = HashSet::new();
     let mut rows = |split: &'static str, wanted: usize, share: f64| {
@@ -86,7 +86,7 @@ pub(crate) fn sentiment(world: &World, counts: Counts, difficulty: u8, new_words
                 let label = index % 2;
                 let (text, _) = opinion::sentence(world, &mut draws, label == 1, difficulty, if new { &kept } else { &known });
                 let sentence = format!("{text}.");
-                (sentence.clone(), LabelledSentence { id: format!("{split}:{index}"), sentence, label: label as u64 })
+                (sentence.clone(), LabelledTexts { id: format!("{split}:{index}"), texts: vec![sentence], label })
             },
         )
     };
@@ -226,12 +226,12 @@ mod tests {
         for difficulty in 0..=opinion::MOST_DIFFICULT {
             let rows = sentiment(&world, COUNTS, difficulty, 0.5).unwrap();
             for split in [&rows.train, &rows.valid, &rows.test] {
-                assert_eq!(split.iter().map(|row| row.label as usize).sum::<usize>() * 2, split.len());
+                assert_eq!(split.iter().map(|row| row.label).sum::<usize>() * 2, split.len());
             }
             let kept: Vec<&String> =
                 [&world.lexicon.praise, &world.lexicon.blame].into_iter().flat_map(|w| [1, 3, 6, 8].map(|rank| &w[rank])).collect();
-            let with = |rows: &[LabelledSentence]| {
-                rows.iter().filter(|row| kept.iter().any(|word| row.sentence.split([' ', ',', '.']).any(|w| w == *word))).count()
+            let with = |rows: &[LabelledTexts]| {
+                rows.iter().filter(|row| kept.iter().any(|word| row.texts[0].split([' ', ',', '.']).any(|w| w == *word))).count()
             };
             assert_eq!(with(&rows.train), 0);
             assert!(with(&rows.test) > 50);
@@ -250,7 +250,7 @@ mod tests {
                     .enumerate()
                     .any(|(i, w)| w == word && matches!(i % 5, 1 | 3))
             };
-            rows.test.iter().filter(|row| row.sentence.split([' ', ',', '.']).any(kept)).count()
+            rows.test.iter().filter(|row| row.texts[0].split([' ', ',', '.']).any(kept)).count()
         };
         assert_eq!((new(0.0), new(0.5), new(1.0)), (0, 250, 500));
     }

@@ -142,14 +142,26 @@ pub struct RunRow {
     pub target_modules_matched: Option<u64>,
     /// Where the examples came from.
     pub dataset_id: Option<String>,
+    /// The commit on the hub that the examples came from.
+    pub dataset_revision: Option<String>,
     /// BLAKE3 over the examples.
     pub dataset_hash: Option<String>,
+    /// BLAKE3 over the training examples.
+    pub train_hash: Option<String>,
+    /// BLAKE3 over the validation examples.
+    pub valid_hash: Option<String>,
+    /// BLAKE3 over the test examples.
+    pub test_hash: Option<String>,
     /// Examples used for training.
     pub train_samples: Option<u64>,
     /// Examples used for validation.
     pub valid_samples: Option<u64>,
     /// Examples used for the test.
     pub test_samples: Option<u64>,
+    /// Examples left out because they are too long.
+    pub dropped_samples: Option<u64>,
+    /// Test items that are in the training split too.
+    pub test_overlap_samples: Option<u64>,
     /// Training examples that were shortened, as a fraction.
     pub truncated_fraction: Option<f64>,
     /// Optimizer steps the run makes.
@@ -172,6 +184,10 @@ pub struct RunRow {
     pub valid_value: Option<f64>,
     /// The best epoch on validation; 0 where nothing was trained.
     pub best_epoch: Option<u64>,
+    /// Mean loss on the text of `forgetting` before training.
+    pub forgetting_loss_before: Option<f64>,
+    /// The same after it.
+    pub forgetting_loss_after: Option<f64>,
     /// Optimizer steps done.
     pub steps_done: Option<u64>,
     /// Mean training loss over the last tenth of the steps, nats a token.
@@ -304,10 +320,16 @@ impl Row for RunRow {
         number("layers_active_mean"),
         count("target_modules_matched"),
         text("dataset_id"),
+        text("dataset_revision"),
         text("dataset_hash"),
+        text("train_hash"),
+        text("valid_hash"),
+        text("test_hash"),
         count("train_samples"),
         count("valid_samples"),
         count("test_samples"),
+        count("dropped_samples"),
+        count("test_overlap_samples"),
         number("truncated_fraction"),
         count("total_steps"),
         text("device"),
@@ -319,6 +341,8 @@ impl Row for RunRow {
         count("n_items"),
         number("valid_value"),
         count("best_epoch"),
+        number("forgetting_loss_before"),
+        number("forgetting_loss_after"),
         count("steps_done"),
         number("train_loss_final"),
         count("train_tokens"),

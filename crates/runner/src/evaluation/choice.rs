@@ -5,6 +5,7 @@
 //! the sequences is read with padding on the right, where a causal model needs no mask.
 
 use crate::error::Result;
+use peftbench_datasets::metrics::Likelihood;
 use peftbench_datasets::{Encoded, Example};
 use peftbench_models::{Cache, Model, Pass};
 use peftbench_ops::{Device, Tape, Tensor};
@@ -47,6 +48,16 @@ pub struct Chosen {
     pub answers: Vec<String>,
     /// Mean loss of the right options' tokens, in nats.
     pub loss: Option<f64>,
+}
+
+impl Scores {
+    /// How likely each question's first option is.
+    pub fn first_options<'a>(&'a self, questions: &'a [Question]) -> impl Iterator<Item = Likelihood> + 'a {
+        let first = |(scores, question): (&Vec<f64>, &Question)| {
+            Some(Likelihood { nats: -*scores.first()?, tokens: question.label_counts().next()? })
+        };
+        self.log_likelihoods.iter().zip(questions).filter_map(first)
+    }
 }
 
 impl Question {
@@ -255,7 +266,7 @@ mod tests {
     }
 
     fn encoded(prompt: &[u32], option: &[u32]) -> Encoded {
-        Encoded { ids: [prompt, option].concat(), prompt_len: prompt.len(), truncated: false }
+        Encoded { ids: [prompt, option].concat(), prompt_len: prompt.len(), loss_start: prompt.len(), truncated: false }
     }
 
     /// Options of several lengths behind prompts of several lengths, among them: single tokens, an empty prompt, an empty option, an

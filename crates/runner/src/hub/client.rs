@@ -1,35 +1,122 @@
 //! The hub's client: downloads what is needed of a repository into the cache. What was begun goes on where it stopped.
 
-use super::{HubId, HubSettings, Kind, failed, needed};
+use super::{Description, HubId, HubSettings, Kind, failed, needed};
 use crate::error::Result;
-use hf_hub::api::sync::{Api, ApiBuilder, ApiError};
+use hf_hub::api::sync::{Api, ApiBuilder, ApiError, ApiRepo};
 use hf_hub::{Cache, Repo, RepoType};
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
 use std::io::IsTerminal;
 use std::path::{Component, Path, PathBuf};
 
 /// Times that a file is asked for again where the connection broke.
 const RETRIES: usize = 3;
 
-/// Downloads the needed files of one commit and returns their folder in the cache.
-pub fn fetch(id: &HubId, kind: Kind, settings: &HubSettings) -> Result<PathBuf> {
-    let cache = Cache::new(settings.cache.clone());
-    let api = build(&cache, settings).map_err(|error| failed(id, error.to_string()))?;
-    let repo_type = match kind {
-        Kind::Model => RepoType::Model,
-        Kind::Dataset => RepoType::Dataset,
-    };
-    let repo = |revision: &str| Repo::with_revision(id.repository.clone(), repo_type, revision.to_owned());
-    let info = api.repo(repo(&id.revision)).info().map_err(|error| failed(id, explain(&error)))?;
-    let names: Vec<String> = info.siblings.into_iter().map(|file| file.rfilename).filter(|name| is_inside(name)).collect();
-    let files = needed(kind, &names).map_err(|problem| failed(id, problem))?;
-    // All files of one commit, even if the branch moves meanwhile.
-    let pinned = api.repo(repo(&info.sha));
-    for file in &files {
-        pinned.get(file).map_err(|error| failed(id, format!("{file}: {}", explain(&error))))?;
+/// What the hub says of a repository.
+#[derive(Deserialize)]
+struct Info {
+    sha: String,
+    siblings: Vec<Sibling>,
+    #[serde(default, rename = "cardData")]
+    card: Option<Card>,
+}
+
+/// The head of a repository's README.
+#[derive(Deserialize)]
+struct Card {
+    /// One licence or a list.
+    license: Option<serde_json::Value>,
+}
+
+#[derive(Deserialize)]
+struct Sibling {
+    rfilename: String,
+    size: Option<u64>,
+    lfs: Option<LargeFile>,
+}
+
+/// What is known of a large file before it is there.
+#[derive(Deserialize)]
+struct LargeFile {
+    sha256: Option<String>,
+}
+
+/// A repository at one commit.
+struct Remote {
+    cache: Cache,
+    api: Api,
+    info: Info,
+}
+
+impl Remote {
+    fn ask(id: &HubId, kind: Kind, settings: &HubSettings) -> Result<Self> {
+        let cache = Cache::new(settings.cache.clone());
+        let api = build(&cache, settings).map_err(|error| failed(id, error.to_string()))?;
+        let mut info = ask(&api.repo(repo(id, kind, &id.revision))).map_err(|error| failed(id, explain(&error)))?;
+        info.siblings.retain(|file| is_inside(&file.rfilename));
+        Ok(Self { cache, api, info })
     }
-    let cached = cache.repo(repo(&id.revision));
-    cached.create_ref(&info.sha).map_err(|error| failed(id, format!("the cache could not be written: {error}")))?;
-    Ok(cached.pointer_path(&info.sha))
+
+    /// The files that are needed, in the order in which they are to be fetched.
+    fn needed(&self, id: &HubId, kind: Kind) -> Result<Vec<&Sibling>> {
+        let names: Vec<String> = self.info.siblings.iter().map(|file| file.rfilename.clone()).collect();
+        let files = needed(kind, &names).map_err(|problem| failed(id, problem))?;
+        Ok(files.iter().filter_map(|name| self.info.siblings.iter().find(|file| file.rfilename == *name)).collect())
+    }
+}
+
+fn repo(id: &HubId, kind: Kind, revision: &str) -> Repo {
+    let repo_type = if kind == Kind::Model { RepoType::Model } else { RepoType::Dataset };
+    Repo::with_revision(id.repository.clone(), repo_type, revision.to_owned())
+}
+
+fn ask(repo: &ApiRepo) -> std::result::Result<Info, ApiError> {
+    let mut response = repo.info_request().query("blobs", "true").call().map_err(Box::new)?;
+    Ok(response.body_mut().read_json().map_err(Box::new)?)
+}
+
+/// What a repository's needed files weigh and under which licence they are; nothing is downloaded.
+pub fn describe(id: &HubId, kind: Kind, settings: &HubSettings) -> Result<Description> {
+    let remote = Remote::ask(id, kind, settings)?;
+    let sizes: Option<Vec<u64>> = remote.needed(id, kind)?.iter().map(|file| file.size).collect();
+    let licence = remote.info.card.as_ref().and_then(|card| card.license.as_ref()).map(|licence| match licence {
+        serde_json::Value::String(name) => name.clone(),
+        list => list.to_string(),
+    });
+    Ok(Description { bytes: sizes.map(|sizes| sizes.iter().sum()), licence })
+}
+
+/// Downloads the needed files of one commit and returns their folder in the cache. Large files are compared with the checksum that the
+/// hub gives; one that differs is taken out of the cache again.
+pub fn fetch(id: &HubId, kind: Kind, settings: &HubSettings) -> Result<PathBuf> {
+    let remote = Remote::ask(id, kind, settings)?;
+    // All files of one commit, even if the branch moves meanwhile.
+    let pinned = remote.api.repo(repo(id, kind, &remote.info.sha));
+    for file in remote.needed(id, kind)? {
+        let name = &file.rfilename;
+        let path = pinned.get(name).map_err(|error| failed(id, format!("{name}: {}", explain(&error))))?;
+        if let Some(expected) = file.lfs.as_ref().and_then(|lfs| lfs.sha256.as_deref()) {
+            verify(&path, expected).map_err(|problem| failed(id, format!("{name}: {problem}")))?;
+        }
+    }
+    let cached = remote.cache.repo(repo(id, kind, &id.revision));
+    cached.create_ref(&remote.info.sha).map_err(|error| failed(id, format!("the cache could not be written: {error}")))?;
+    Ok(cached.pointer_path(&remote.info.sha))
+}
+
+/// Compares a file with its checksum.
+fn verify(path: &Path, expected: &str) -> std::result::Result<(), String> {
+    let bytes = peftbench_ops::mapped::MappedFile::open(path).map_err(|error| error.to_string())?;
+    let found: String = Sha256::digest(&*bytes).iter().map(|byte| format!("{byte:02x}")).collect();
+    if found == expected {
+        return Ok(());
+    }
+    // The link in the snapshot and the file it names: neither may be taken for the whole one later.
+    let blob = std::fs::canonicalize(path).ok();
+    for path in blob.iter().map(PathBuf::as_path).chain([path]) {
+        let _ = std::fs::remove_file(path);
+    }
+    Err(format!("expected the SHA-256 {expected}, found {found}; it was removed from the cache, fetch it again"))
 }
 
 fn build(cache: &Cache, settings: &HubSettings) -> std::result::Result<Api, ApiError> {
@@ -98,7 +185,7 @@ mod tests {
     fn answer(mut stream: TcpStream, files: &[(&str, &[u8])], log: &Mutex<Vec<(String, usize)>>) {
         let lines: Vec<String> =
             BufReader::new(stream.try_clone().unwrap()).lines().map_while(|line| line.ok().filter(|line| !line.is_empty())).collect();
-        let Some(path) = lines.first().and_then(|line| line.split(' ').nth(1)) else { return };
+        let Some(path) = lines.first().and_then(|line| line.split([' ', '?']).nth(1)) else { return };
         let header = |name: &str| {
             lines.iter().filter_map(|line| line.split_once(": ")).find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value)
         };
@@ -107,25 +194,39 @@ mod tests {
             // A client that has gone away is its own business.
             let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body));
         };
-        if header("authorization") != Some("Bearer secret") {
+        // Where large files lie asks for no token: the address was given to one who had it.
+        let stored = path.strip_prefix("/stored/");
+        if stored.is_none() && header("authorization") != Some("Bearer secret") {
             return reply("401 Unauthorized", "", b"");
         }
         if ["main", "v1"].iter().any(|revision| path == format!("/api/models/acme/tiny/revision/{revision}")) {
-            let siblings: Vec<_> = files.iter().map(|(name, _)| serde_json::json!({"rfilename": name})).collect();
-            let info = serde_json::json!({"sha": COMMIT, "siblings": siblings});
+            let sibling = |(name, bytes): &(&str, &[u8])| {
+                let lfs = name.ends_with(".safetensors").then(|| serde_json::json!({"sha256": self::sha256(b"all the weights there are")}));
+                serde_json::json!({"rfilename": name, "size": bytes.len(), "lfs": lfs})
+            };
+            let siblings: Vec<_> = files.iter().map(sibling).collect();
+            let info = serde_json::json!({"sha": COMMIT, "siblings": siblings, "cardData": {"license": "mit"}});
             return reply("200 OK", "Content-Type: application/json\r\n", info.to_string().as_bytes());
         }
-        let name = path.strip_prefix(&format!("/acme/tiny/resolve/{COMMIT}/"));
+        let name = stored.or_else(|| path.strip_prefix(&format!("/acme/tiny/resolve/{COMMIT}/")));
         let Some((name, bytes)) = files.iter().find(|(file, _)| Some(*file) == name) else { return reply("404 Not Found", "", b"") };
         let range = header("range").and_then(|range| range.strip_prefix("bytes=")).and_then(|range| range.split_once('-')).unwrap();
         let first: usize = range.0.parse().unwrap();
         let end = range.1.parse::<usize>().map_or(bytes.len(), |last| last + 1);
-        if range.1.is_empty() {
+        if range.1.is_empty() && (stored.is_some() || !name.ends_with(".safetensors")) {
             log.lock().unwrap().push(((*name).to_owned(), first));
         }
-        let etag = blake3::hash(bytes).to_hex();
+        let etag = sha256(bytes);
         let more = format!("Content-Range: bytes {first}-{}/{}\r\nETag: \"{etag}\"\r\nX-Repo-Commit: {COMMIT}\r\n", end - 1, bytes.len());
+        if stored.is_none() && name.ends_with(".safetensors") {
+            let more = format!("{more}Location: /stored/{name}\r\nX-Linked-Etag: \"{etag}\"\r\nX-Linked-Size: {}\r\n", bytes.len());
+            return reply("302 Found", &more, b"");
+        }
         reply("206 Partial Content", &more, &bytes[first..end]);
+    }
+
+    fn sha256(bytes: &[u8]) -> String {
+        Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
     }
 
     const FILES: &[(&str, &[u8])] = &[
@@ -163,11 +264,27 @@ mod tests {
         let weights: &[u8] = b"all the weights there are";
         let blobs = cache.path().join("models--acme--tiny/blobs");
         fs::create_dir_all(&blobs).unwrap();
-        fs::write(blobs.join(format!("{}.part", blake3::hash(weights).to_hex())), &weights[..10]).unwrap();
+        fs::write(blobs.join(format!("{}.part", sha256(weights))), &weights[..10]).unwrap();
         assert_eq!(cached(&id, Kind::Model, cache.path()), None);
         let folder = snapshot(&id, Kind::Model, &settings).unwrap();
         assert_eq!(fs::read(folder.join("model.safetensors")).unwrap(), weights);
         assert!(mirror.asked.lock().unwrap().contains(&("model.safetensors".to_owned(), 10)));
+    }
+
+    #[test]
+    fn sizes_are_known_before_and_a_wrong_checksum_is_found_out() {
+        let cache = tempfile::tempdir().unwrap();
+        let id = HubId::parse("acme/tiny").unwrap();
+        let mirror = Mirror::serve(FILES);
+        let found = describe(&id, Kind::Model, &mirror.settings(cache.path())).unwrap();
+        assert_eq!(found, Description { bytes: Some(23 + 25 + 2), licence: Some("mit".to_owned()) });
+        assert!(mirror.asked.lock().unwrap().is_empty());
+        let damaged =
+            Mirror::serve(&[("config.json", b"{}"), ("tokenizer.json", b"{}"), ("model.safetensors", b"all the weights, nearly")]);
+        for _ in 0..2 {
+            let error = snapshot(&id, Kind::Model, &damaged.settings(cache.path())).unwrap_err().to_string();
+            assert!(error.contains("model.safetensors: expected the SHA-256") && error.contains("fetch it again"), "{error}");
+        }
     }
 
     #[test]

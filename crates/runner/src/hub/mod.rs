@@ -5,8 +5,11 @@
 
 #[cfg(feature = "hub")]
 pub mod client;
+#[cfg(feature = "hub")]
+pub mod rows;
 
 use crate::error::{Result, RunError};
+use peftbench_datasets::tasks::published::PublishedSplit;
 use std::path::{Path, PathBuf};
 
 /// `owner/name`, or `owner/name@revision` where the revision is a branch, a tag or a commit.
@@ -25,6 +28,17 @@ pub enum Kind {
     Model,
     /// A data set in the layout of the data folder: `.jsonl` files in folders by task.
     Dataset,
+    /// A data set as it was published, of which these splits are read: files of Parquet, JSON or JSON Lines.
+    Published(&'static [PublishedSplit]),
+}
+
+/// What the hub says of a repository before anything is downloaded.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Description {
+    /// Bytes of the files that are needed.
+    pub bytes: Option<u64>,
+    /// The licence that its README names.
+    pub licence: Option<String>,
 }
 
 /// Where the cache lies and whether and how the hub may be asked; by the environment variables of `huggingface_hub`.
@@ -95,8 +109,31 @@ pub fn snapshot(id: &HubId, kind: Kind, settings: &HubSettings) -> Result<PathBu
     }
 }
 
+/// Whether the cache has all that is needed of a repository.
+pub fn is_cached(id: &HubId, kind: Kind, settings: &HubSettings) -> bool {
+    cached(id, kind, &settings.cache).is_some()
+}
+
 #[cfg(feature = "hub")]
 use client::fetch;
+
+/// What a repository weighs and its licence; nothing is known where the hub may not or cannot be asked.
+///
+/// # Errors
+/// Where the hub says that there is no such repository, or that it lacks what is needed.
+#[cfg(feature = "hub")]
+pub fn describe(id: &HubId, kind: Kind, settings: &HubSettings) -> Result<Description> {
+    if settings.offline { Ok(Description::default()) } else { client::describe(id, kind, settings) }
+}
+
+/// Nothing: this build cannot ask the hub.
+///
+/// # Errors
+/// Never.
+#[cfg(not(feature = "hub"))]
+pub fn describe(_id: &HubId, _kind: Kind, _settings: &HubSettings) -> Result<Description> {
+    Ok(Description::default())
+}
 
 #[cfg(not(feature = "hub"))]
 fn fetch(id: &HubId, _kind: Kind, settings: &HubSettings) -> Result<PathBuf> {
@@ -115,7 +152,7 @@ fn failed(id: &HubId, problem: String) -> RunError {
 fn cached(id: &HubId, kind: Kind, cache: &Path) -> Option<PathBuf> {
     let prefix = match kind {
         Kind::Model => "models",
-        Kind::Dataset => "datasets",
+        Kind::Dataset | Kind::Published(_) => "datasets",
     };
     let repository = cache.join(format!("{prefix}--{}", id.repository.replace('/', "--")));
     let commit = std::fs::read_to_string(repository.join("refs").join(&id.revision)).unwrap_or_else(|_| id.revision.clone());
@@ -144,6 +181,9 @@ pub(crate) fn files_below(folder: &Path, root: &Path) -> Vec<String> {
 /// Which of the files `names` of a repository are needed, weights last: a snapshot that has its weights has everything. The error says
 /// what the repository lacks.
 fn needed(kind: Kind, names: &[String]) -> std::result::Result<Vec<String>, String> {
+    if let Kind::Published(splits) = kind {
+        return published(splits, names);
+    }
     if kind == Kind::Dataset {
         let files: Vec<String> = names.iter().filter(|name| name.ends_with(".jsonl")).cloned().collect();
         return if files.is_empty() {
@@ -162,6 +202,27 @@ fn needed(kind: Kind, names: &[String]) -> std::result::Result<Vec<String>, Stri
         }
         Some(missing) => Err(format!("it has no {missing}")),
     }
+}
+
+/// The files of every split of a published data set.
+fn published(splits: &[PublishedSplit], names: &[String]) -> std::result::Result<Vec<String>, String> {
+    let mut files = Vec::new();
+    for split in splits {
+        let found = files_of(split, names);
+        if found.is_empty() {
+            return Err(format!("it has no file {}*.parquet, .json or .jsonl", split.from));
+        }
+        files.extend(found);
+    }
+    Ok(files)
+}
+
+/// The files of one split, in order.
+pub(crate) fn files_of(split: &PublishedSplit, names: &[String]) -> Vec<String> {
+    let is_read = |name: &&String| [".parquet", ".json", ".jsonl"].iter().any(|ending| name.ends_with(ending));
+    let mut files: Vec<String> = names.iter().filter(|name| name.starts_with(split.from)).filter(is_read).cloned().collect();
+    files.sort();
+    files
 }
 
 /// The files of the weights: one, or as many as the name of the first says, `model-00001-of-00003.safetensors`.

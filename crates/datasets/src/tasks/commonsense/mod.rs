@@ -1,23 +1,23 @@
 //! Multiple-choice questions: the commonsense tasks of LLM-Adapters and the IST paper (arXiv 2410.11772), and `world/choice` in the image
 //! of `commonsense/arc_easy`.
 //!
-//! Two protocols. `likelihood`: the question alone as prompt and the options' texts as answers, as in the likelihood evaluation of these
-//! data sets. `llm-adapters`: the paper's Alpaca prompt around the whole instruction, and the sentences `the correct answer is answer2` as
-//! options. The paper generates that sentence with beam search and takes the first label in it; scoring the sentences is the same decision
-//! without the search, and no item is lost to a malformed answer. The paper also trains on the prompt's tokens; here the loss is over the
-//! answer.
+//! By default the question alone is the prompt and the options' texts are scored, as in the likelihood evaluation of these data sets. The
+//! protocols `llm-adapters` and `ist` put the whole instruction into the Alpaca prompt, train on all its tokens, generate `the correct
+//! answer is answer2` with beam search and take the first label in it.
 
+mod hub;
 mod parse;
 
-use super::{Scoring, Task, TaskEntry, check_counts, check_difficulty, hold_out_count, pairs, too_small};
-use crate::error::{DataError, Result};
-use crate::example::{Example, Splits, hold_out};
-use crate::metrics::accuracy;
-use crate::source::{DataSource, Row, file_names};
+use super::loading::{Loaded, SplitFiles, load_files, too_small};
+use super::published::Published;
+use super::{IST, LIKELIHOOD, LLM_ADAPTERS, Task, TaskEntry, alpaca, check_counts, check_difficulty};
+use crate::error::Result;
+use crate::example::{Example, Splits};
+use crate::format::{Format, Options, Scoring, fill};
+use crate::source::{DataSource, Row};
 use crate::world::rows::{self, Counts, SplitRows};
 use crate::world::{World, WorldSizes};
 use parse::Layout;
-use peftbench_spec::event::MetricValue;
 use peftbench_spec::{Component, SpecError};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -27,16 +27,22 @@ use serde_json::Value;
 struct DataSet {
     name: &'static str,
     layout: Layout,
+    /// Labels there may be, as a pattern.
+    labels: &'static str,
+    /// Whether the test is worth having where there is no training file: not every copy of the data has one.
+    test_alone: bool,
 }
 
 const ANSWERS: Layout =
     Layout::Options { lead: "Please choose the correct answer to the question: ", label: "Answer", between: " ", before_format: "\n\n" };
+const ANSWER_LABELS: &str = "answer1|answer2|answer3|answer4|answer5";
 
-const DATA_SETS: [DataSet; 6] = [
-    DataSet { name: "commonsense/arc_easy", layout: ANSWERS },
-    DataSet { name: "commonsense/arc_challenge", layout: ANSWERS },
-    DataSet { name: "commonsense/openbookqa", layout: ANSWERS },
-    DataSet { name: "commonsense/boolq", layout: Layout::TrueFalse },
+const fn answers(name: &'static str, test_alone: bool) -> DataSet {
+    DataSet { name, layout: ANSWERS, labels: ANSWER_LABELS, test_alone }
+}
+
+const DATA_SETS: [DataSet; 8] = [
+    DataSet { name: "commonsense/boolq", layout: Layout::TrueFalse, labels: "true|false", test_alone: false },
     DataSet {
         name: "commonsense/piqa",
         layout: Layout::Options {
@@ -45,6 +51,20 @@ const DATA_SETS: [DataSet; 6] = [
             between: "\n\n",
             before_format: "\n\n",
         },
+        labels: "solution1|solution2",
+        test_alone: true,
+    },
+    answers("commonsense/siqa", true),
+    DataSet {
+        name: "commonsense/hellaswag",
+        layout: Layout::Options {
+            lead: "Please choose the correct ending to complete the given sentence: ",
+            label: "Ending",
+            between: " ",
+            before_format: "\n\n",
+        },
+        labels: "ending1|ending2|ending3|ending4",
+        test_alone: true,
     },
     DataSet {
         name: "commonsense/winogrande",
@@ -54,73 +74,96 @@ const DATA_SETS: [DataSet; 6] = [
             between: " ",
             before_format: " ",
         },
+        labels: "option1|option2",
+        test_alone: false,
     },
+    answers("commonsense/arc_easy", false),
+    answers("commonsense/arc_challenge", false),
+    answers("commonsense/openbookqa", false),
 ];
 
-const fn files(name: &'static str, summary: &'static str) -> TaskEntry {
-    TaskEntry { name, summary, build: build_files, resolve: |task| task.resolved(&task.parse_options::<Options>()?) }
+const PROTOCOLS: &[&str] = &[LIKELIHOOD, LLM_ADAPTERS, IST];
+
+/// What the templates may name: the whole instruction, the question in it, an option's label and its text.
+const PLACEHOLDERS: &[&str] = &["instruction", "question", "label", "option"];
+
+const fn files(name: &'static str, summary: &'static str, published: &'static Published, known_overlap: usize) -> TaskEntry {
+    TaskEntry { name, summary, protocols: PROTOCOLS, published: Some(published), known_overlap, build: build_files, resolve }
 }
 
-/// Easy questions of school science, mostly four options.
-pub const ARC_EASY: TaskEntry = files("commonsense/arc_easy", "easy school science questions, 3 to 5 options (ARC)");
-/// Hard ones.
-pub const ARC_CHALLENGE: TaskEntry = files("commonsense/arc_challenge", "hard school science questions, 3 to 5 options (ARC)");
 /// Questions answered with true or false.
-pub const BOOLQ: TaskEntry = files("commonsense/boolq", "yes/no questions people asked, without their passage (BoolQ)");
-/// School science that needs a fact and common knowledge.
-pub const OPENBOOKQA: TaskEntry = files("commonsense/openbookqa", "science questions that need a fact and common sense (OpenBookQA)");
-/// Which of two ways reaches a goal. Without a training file it can be scored, not trained on.
-pub const PIQA: TaskEntry = files("commonsense/piqa", "which of two ways reaches a goal (PIQA)");
+pub const BOOLQ: TaskEntry = files("commonsense/boolq", "yes/no questions people asked, without their passage (BoolQ)", &hub::BOOLQ, 1);
+/// Which of two ways reaches a goal.
+pub const PIQA: TaskEntry = files("commonsense/piqa", "which of two ways reaches a goal (PIQA)", &hub::PIQA, 0);
+/// What people do and feel.
+pub const SIQA: TaskEntry = files("commonsense/siqa", "what people do next and how they feel (Social IQa)", &hub::SIQA, 0);
+/// How a scene goes on.
+pub const HELLASWAG: TaskEntry = files("commonsense/hellaswag", "which of four endings continues a scene (HellaSwag)", &hub::HELLASWAG, 0);
 /// Whom a pronoun means; the blank stays in the prompt and the options are the names.
-pub const WINOGRANDE: TaskEntry = files("commonsense/winogrande", "which of two names fills a blank (WinoGrande)");
+pub const WINOGRANDE: TaskEntry = files("commonsense/winogrande", "which of two names fills a blank (WinoGrande)", &hub::WINOGRANDE, 0);
+/// Easy questions of school science, mostly four options.
+pub const ARC_EASY: TaskEntry = files("commonsense/arc_easy", "easy school science questions, 3 to 5 options (ARC)", &hub::ARC_EASY, 2);
+/// Hard ones.
+pub const ARC_CHALLENGE: TaskEntry =
+    files("commonsense/arc_challenge", "hard school science questions, 3 to 5 options (ARC)", &hub::ARC_CHALLENGE, 0);
+/// School science that needs a fact and common knowledge.
+pub const OPENBOOKQA: TaskEntry =
+    files("commonsense/openbookqa", "science questions that need a fact and common sense (OpenBookQA)", &hub::OPENBOOKQA, 0);
 
 /// `world/choice`: the invented world's facts, asked for as `commonsense/arc_easy` asks.
 pub const WORLD: TaskEntry = TaskEntry {
     name: "world/choice",
     summary: "questions about the invented world's facts, four options, in the format of commonsense/arc_easy",
+    protocols: PROTOCOLS,
+    published: None,
+    known_overlap: 0,
     build: |task| {
-        let rows = Rows::World(WorldOptions::parse(task)?);
-        Ok(Box::new(MultipleChoice { name: WORLD.name, protocol: Protocol::Likelihood, rows }))
+        let Options { own, format } = WorldOptions::parse(task)?;
+        Ok(Box::new(MultipleChoice { name: WORLD.name, format, layout: ANSWERS, rows: Rows::World(own) }))
     },
-    resolve: |task| task.resolved(&WorldOptions::parse(task)?),
+    resolve: |task| WorldOptions::parse(task)?.resolved(task),
 };
 
+fn parse_files(task: &Component) -> std::result::Result<(DataSet, Options<FileOptions>), SpecError> {
+    let set = DATA_SETS.into_iter().find(|set| set.name == task.name);
+    let set = set.ok_or_else(|| SpecError::at("", format!("unknown task `{}`", task.name)))?;
+    let options = Options::parse(task, PROTOCOLS, |protocol| {
+        let valid = if protocol == LIKELIHOOD { 1000 } else { 120 };
+        Options { own: FileOptions { valid }, format: format(protocol, set.labels) }
+    })?;
+    options.format.check(PLACEHOLDERS)?;
+    Ok((set, options))
+}
+
 fn build_files(task: &Component) -> std::result::Result<Box<dyn Task>, SpecError> {
-    let options: Options = task.parse_options()?;
-    let set =
-        DATA_SETS.iter().find(|set| set.name == task.name).ok_or_else(|| SpecError::at("", format!("unknown task `{}`", task.name)))?;
-    Ok(Box::new(MultipleChoice {
-        name: set.name,
-        protocol: options.protocol,
-        rows: Rows::Files { layout: set.layout, valid: options.valid },
-    }))
+    let (set, Options { own, format }) = parse_files(task)?;
+    Ok(Box::new(MultipleChoice { name: set.name, format, layout: set.layout, rows: Rows::Files { set, valid: own.valid } }))
 }
 
-/// What the model reads and what is scored.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Protocol {
-    /// Question as prompt, options' texts as answers.
-    #[default]
-    Likelihood,
-    /// LLM-Adapters' prompt, `the correct answer is …` as answers.
-    LlmAdapters,
+fn resolve(task: &Component) -> std::result::Result<Component, SpecError> {
+    parse_files(task)?.1.resolved(task)
 }
 
-/// Options of the tasks over LLM-Adapters' files.
+fn format(protocol: &str, labels: &str) -> Format {
+    match protocol {
+        LIKELIHOOD => Format {
+            prompt: "Question: {question}\nAnswer:".to_owned(),
+            answer: " {option}".to_owned(),
+            scoring: Scoring::MeanLikelihood,
+            ..Format::default()
+        },
+        paper => {
+            Format { answer: "the correct answer is {label}".to_owned(), answer_pattern: labels.to_owned(), ..alpaca::format(paper, 32) }
+        }
+    }
+}
+
+/// Options of the tasks over LLM-Adapters' files that have a format besides.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Options {
-    /// What the model reads and what is scored.
-    pub protocol: Protocol,
+#[serde(deny_unknown_fields)]
+pub struct FileOptions {
     /// Most rows held out of the training file for validation; never more than a fifth of it.
     pub valid: usize,
-}
-
-impl Default for Options {
-    fn default() -> Self {
-        Self { protocol: Protocol::default(), valid: 1000 }
-    }
 }
 
 /// Options of `world/choice`.
@@ -148,16 +191,29 @@ impl Default for WorldOptions {
 }
 
 impl WorldOptions {
-    fn parse(task: &Component) -> std::result::Result<Self, SpecError> {
-        let options: Self = task.parse_options()?;
-        options.world_sizes.check()?;
-        check_counts(options.counts())?;
-        check_difficulty(options.difficulty, rows::MOST_DIFFICULT_CHOICE)?;
+    fn parse(task: &Component) -> std::result::Result<Options<Self>, SpecError> {
+        let options =
+            Options::parse(task, PROTOCOLS, |protocol| Options { own: Self::default(), format: format(protocol, ANSWER_LABELS) })?;
+        options.format.check(PLACEHOLDERS)?;
+        let own = &options.own;
+        own.world_sizes.check()?;
+        check_counts(own.counts())?;
+        check_difficulty(own.difficulty, rows::MOST_DIFFICULT_CHOICE)?;
         Ok(options)
     }
 
     fn counts(&self) -> Counts {
         Counts { train: self.train, valid: self.valid, test: self.test }
+    }
+
+    fn load(&self) -> Result<Loaded<Question>> {
+        let world = World::with_sizes(self.world_seed, self.world_sizes);
+        let rows = rows::choice(&world, self.counts(), self.difficulty).map_err(|short| {
+            too_small(WORLD.name, short, "lower `train`, `valid` or `test`, or raise `world_sizes.creatures` or `world_sizes.values`")
+        })?;
+        let asked = |rows: Vec<ChoiceRow>| rows.into_iter().map(|row| Question { instruction: ANSWERS.instruction(&row), row }).collect();
+        let rows = SplitRows { train: asked(rows.train), valid: asked(rows.valid), test: asked(rows.test) };
+        Ok(Loaded::of_world(WORLD.name, self.world_seed, rows))
     }
 }
 
@@ -171,90 +227,50 @@ pub(crate) struct ChoiceRow {
     pub(crate) answer: usize,
 }
 
-impl ChoiceRow {
-    /// `Question: …`, `Answer:`, and the options with a space before them.
-    fn likelihood(self) -> Example {
-        let choices: Vec<String> = self.options.iter().map(|option| format!(" {option}")).collect();
-        Example {
-            id: self.id,
-            prompt: format!("Question: {}\nAnswer:", self.question),
-            answer: choices[self.answer].clone(),
-            choices,
-            references: Vec::new(),
-        }
-    }
-}
-
-/// LLM-Adapters' sentence for a label.
-fn answer_sentence(label: &str) -> String {
-    format!("the correct answer is {label}")
-}
-
-/// LLM-Adapters' prompt, byte for byte. Its indentation is an accident of the code's source, kept because every result was made with it;
-/// so is the difference between training (two spaces after the header, a line of spaces before the response) and test.
-fn llm_adapters_prompt(instruction: &str, training: bool) -> String {
-    const HEADER: &str = "Below is an instruction that describes a task. Write a response that appropriately completes the request.";
-    let indent = " ".repeat(16);
-    let (spaces, before_response) = if training { ("  ", indent.as_str()) } else { (" ", "") };
-    format!("{HEADER}{spaces}\n\n{indent}### Instruction:\n{indent}{instruction}\n{before_response}\n{indent}### Response:\n{indent}")
+/// A question, and the instruction in LLM-Adapters' layout that asks it.
+struct Question {
+    instruction: String,
+    row: ChoiceRow,
 }
 
 enum Rows {
-    Files { layout: Layout, valid: usize },
+    Files { set: DataSet, valid: usize },
     World(WorldOptions),
 }
 
 struct MultipleChoice {
     name: &'static str,
-    protocol: Protocol,
+    format: Format,
+    layout: Layout,
     rows: Rows,
 }
 
 impl MultipleChoice {
-    /// The training rows; PIQA's are not in every copy of the files, and the test is worth having without them.
-    fn train_rows(&self, source: &DataSource) -> Result<Vec<Row>> {
-        match source.rows(self.name, self.name, "train") {
-            Err(DataError::MissingFile { .. }) if self.name == PIQA.name => Ok(Vec::new()),
-            other => other,
+    fn example(&self, question: Question, training: bool) -> Example {
+        let Question { instruction, row } = question;
+        let option = |(index, text): (usize, &String)| fill(&self.format.answer, &[("label", &self.layout.label(index)), ("option", text)]);
+        let choices: Vec<String> = row.options.iter().enumerate().map(option).collect();
+        Example {
+            id: row.id,
+            prefix: self.format.prefix.clone(),
+            prompt: fill(self.format.prompt_for(training), &[("instruction", &instruction), ("question", &row.question)]),
+            answer: choices[row.answer].clone(),
+            choices,
+            ..Example::default()
         }
     }
+}
 
-    fn load_files(&self, source: &DataSource, layout: Layout, valid: usize) -> Result<Splits> {
-        let (train, test) = (self.train_rows(source)?, source.rows(self.name, self.name, "test")?);
-        let names: Vec<String> = [&train, &test].into_iter().map(|rows| file_names(rows)).filter(|names| !names.is_empty()).collect();
-        let dataset_id = format!("{} ({})", self.name, names.join(", "));
-        let count = hold_out_count(train.len(), valid);
+fn load_rows(source: &DataSource, set: &DataSet, valid: usize) -> Result<Loaded<Question>> {
+    let files = SplitFiles { folder: set.name, train: "train", valid: None, test: "test", test_alone: set.test_alone };
+    let read = |row: &Row| -> Result<(String, Question)> {
         // Twin sentences, which differ in a word, stay on one side.
-        let pair = |index: usize, row: &Row| row.get("pair").map_or_else(|| format!("row {index}"), Value::to_string);
-        let (train, valid) = hold_out(train, count, pair);
-        let examples =
-            |rows: &[Row], training: bool| rows.iter().map(|row| self.example(row, layout, training)).collect::<Result<Vec<_>>>();
-        Ok(Splits { dataset_id, train: examples(&train, true)?, valid: examples(&valid, false)?, test: examples(&test, false)? })
-    }
-
-    fn example(&self, row: &Row, layout: Layout, training: bool) -> Result<Example> {
-        let parsed = parse::read(row, layout)?;
-        if self.protocol == Protocol::Likelihood {
-            return Ok(parsed.likelihood());
-        }
-        let labels = match layout {
-            Layout::TrueFalse => parsed.options,
-            Layout::Options { label, .. } => (1..=parsed.options.len()).map(|n| format!("{}{n}", label.to_lowercase())).collect(),
-        };
-        let choices: Vec<String> = labels.iter().map(|label| answer_sentence(label)).collect();
-        let prompt = llm_adapters_prompt(row.text("instruction")?, training);
-        Ok(Example { id: parsed.id, prompt, answer: choices[parsed.answer].clone(), choices, references: Vec::new() })
-    }
-
-    fn load_world(&self, options: &WorldOptions) -> Result<Splits> {
-        let world = World::with_sizes(options.world_seed, options.world_sizes);
-        let SplitRows { train, valid, test } = rows::choice(&world, options.counts(), options.difficulty).map_err(|short| {
-            too_small(self.name, short, "lower `train`, `valid` or `test`, or raise `world_sizes.creatures` or `world_sizes.values`")
-        })?;
-        let examples = |rows: Vec<ChoiceRow>| rows.into_iter().map(ChoiceRow::likelihood).collect();
-        let dataset_id = format!("{} (world {})", self.name, options.world_seed);
-        Ok(Splits { dataset_id, train: examples(train), valid: examples(valid), test: examples(test) })
-    }
+        let pair = row.get("pair").map_or_else(|| row.id(), Value::to_string);
+        Ok((pair, Question { instruction: row.text("instruction")?.to_owned(), row: parse::read(row, set.layout)? }))
+    };
+    let Loaded { dataset_id, revision, rows } = load_files(source, set.name, files, valid, read, |_, (pair, _)| pair.clone())?;
+    let asked = |rows: Vec<(String, Question)>| rows.into_iter().map(|(_, question)| question).collect();
+    Ok(Loaded { dataset_id, revision, rows: SplitRows { train: asked(rows.train), valid: asked(rows.valid), test: asked(rows.test) } })
 }
 
 impl Task for MultipleChoice {
@@ -262,27 +278,16 @@ impl Task for MultipleChoice {
         self.name
     }
 
+    fn format(&self) -> &Format {
+        &self.format
+    }
+
     fn load(&self, source: &DataSource) -> Result<Splits> {
-        match &self.rows {
-            Rows::Files { layout, valid } => self.load_files(source, *layout, *valid),
-            Rows::World(options) => self.load_world(options),
-        }
-    }
-
-    fn scoring(&self) -> Scoring {
-        Scoring::Choice { normalise: true }
-    }
-
-    fn primary_metric(&self) -> &'static str {
-        accuracy::NAME
-    }
-
-    fn score(&self, examples: &[Example], predictions: &[String]) -> Vec<MetricValue> {
-        vec![accuracy::accuracy(pairs(examples, predictions).map(|(prediction, example)| (prediction, example.answer.as_str())))]
-    }
-
-    fn item_score(&self, example: &Example, prediction: &str) -> f64 {
-        f64::from(u8::from(accuracy::is_correct(prediction, &example.answer)))
+        let loaded = match &self.rows {
+            Rows::Files { set, valid } => load_rows(source, set, *valid)?,
+            Rows::World(options) => options.load()?,
+        };
+        Ok(loaded.into_splits(|question, training| [self.example(question, training)]))
     }
 }
 
@@ -319,17 +324,30 @@ mod tests {
     }
 
     #[test]
-    fn the_llm_adapters_protocol_is_byte_for_byte_the_papers() {
-        // Lengths and digests of the reference code's prompts for the instruction `X` (and output `Y` in training), computed apart.
-        assert_eq!((llm_adapters_prompt("X", true).len(), llm_adapters_prompt("X", false).len()), (223, 206));
-        let digest = |text: &str| blake3::hash(text.as_bytes()).to_hex()[..16].to_owned();
-        assert_eq!(digest(&(llm_adapters_prompt("X", true) + "Y")), "bc17a5de737537a4");
-        assert_eq!(digest(&llm_adapters_prompt("X", false)), "2e4bc4b1bc8af02c");
-        let splits = load(json!({"type": "commonsense/arc_easy", "protocol": "llm-adapters"}), Some(ROW), ROW).unwrap();
+    fn the_papers_protocol_generates_a_sentence_and_reads_the_first_label() {
+        let task = json!({"type": "commonsense/arc_easy", "protocol": "ist"});
+        let splits = load(task.clone(), Some(ROW), ROW).unwrap();
         let example = &splits.test[0];
         assert!(example.prompt.contains("### Instruction:\n                Please choose the correct answer"));
-        assert_eq!(example.answer, "the correct answer is answer2");
-        assert_eq!(example.choices.len(), 3);
+        assert_eq!((example.answer.as_str(), example.choices.len()), ("the correct answer is answer2", 3));
+        let task = build(&Component::from_value(&task).unwrap()).unwrap();
+        assert_eq!((task.format().scoring, task.format().num_beams, task.format().max_new_tokens), (Scoring::Generation, 4, 32));
+        let predict = |text: &str| task.score(&splits.test, &[text.to_owned()]).unwrap();
+        for (text, right) in
+            [("answer2", 1.0), ("it is answer2, not answer1", 1.0), ("answer1 or answer2", 0.0), ("Answer2", 0.0), ("", 0.0)]
+        {
+            assert_eq!(predict(text).values[0].value, right, "{text}");
+        }
+        // No option of this question, though a label.
+        assert_eq!(predict("answer5").values[1].name, "unanswered");
+    }
+
+    #[test]
+    fn the_world_asks_in_the_same_layout() {
+        let task = build(&Component::from_value(&json!({"type": "world/choice", "protocol": "llm-adapters"})).unwrap()).unwrap();
+        let example = task.load(&DataSource::default()).unwrap().test[0].clone();
+        assert!(example.prompt.contains("\n                Please choose the correct answer to the question: "), "{}", example.prompt);
+        assert!(example.prompt.contains("?\n\nAnswer1: ") && example.prompt.contains("Answer format: answer1/answer2/answer3/answer4"));
     }
 
     #[test]

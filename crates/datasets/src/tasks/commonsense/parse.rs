@@ -26,6 +26,26 @@ pub(super) enum Layout {
     },
 }
 
+impl Layout {
+    /// The label of the option at `index`.
+    pub(super) fn label(&self, index: usize) -> String {
+        match self {
+            Self::TrueFalse => ["true", "false"][index].to_owned(),
+            Self::Options { label, .. } => format!("{}{}", label.to_lowercase(), index + 1),
+        }
+    }
+
+    /// The instruction that asks a question.
+    pub(super) fn instruction(&self, row: &ChoiceRow) -> String {
+        let Self::Options { lead, label, between, before_format } = self else {
+            return format!("{TRUE_FALSE_LEAD}{}\n\n{FORMAT}true/false", row.question);
+        };
+        let options: Vec<String> = row.options.iter().enumerate().map(|(index, text)| format!("{label}{}: {text}", index + 1)).collect();
+        let labels: Vec<String> = (0..options.len()).map(|index| self.label(index)).collect();
+        format!("{lead}{}\n\n{}{before_format}{FORMAT}{}", row.question, options.join(between), labels.join("/"))
+    }
+}
+
 /// Before the names of the labels.
 const FORMAT: &str = "Answer format: ";
 const TRUE_FALSE_LEAD: &str = "Please answer the following question with true or false, question: ";
@@ -82,7 +102,7 @@ mod tests {
 
     #[test]
     fn rows_of_every_data_set_are_read() {
-        let cases: [(&str, &str, &str, &[&str]); 6] = [
+        let cases: [(&str, &str, &str, &[&str]); 7] = [
             (
                 "commonsense/arc_easy",
                 "Please choose the correct answer to the question: Which gas?\n\nAnswer1: air: mixed Answer2: O2 Answer3: N2.\n\nAnswer format: answer1/answer2/answer3",
@@ -114,6 +134,12 @@ mod tests {
                 &["replace drawer with bobby pin", "finish, woodgrain with  bobby pin"],
             ),
             (
+                "commonsense/hellaswag",
+                "Please choose the correct ending to complete the given sentence: Playing drums: People stand behind drums. A man\n\nEnding1: is. Ending2: starts to play. Ending3: begins. Ending4: plays the bagpipe.\n\nAnswer format: ending1/ending2/ending3/ending4",
+                "Playing drums: People stand behind drums. A man",
+                &["is.", "starts to play.", "begins.", "plays the bagpipe."],
+            ),
+            (
                 "commonsense/winogrande",
                 "Please choose the correct answer to fill in the blank to complete the given sentence: Sarah was better than Maria so _ won.\n\nOption1: Sarah Option2: Maria Answer format: option1/option2",
                 "Sarah was better than Maria so _ won.",
@@ -121,8 +147,13 @@ mod tests {
             ),
         ];
         for (name, instruction, question, options) in cases {
-            let (read_question, read_options, labels) = split(instruction, layout(name)).unwrap();
+            let layout = layout(name);
+            let (read_question, read_options, labels) = split(instruction, layout).unwrap();
             assert_eq!((read_question, &read_options[..], labels.len()), (question, options, options.len()), "{name}");
+            let options = options.iter().map(|option| (*option).to_owned()).collect();
+            let row = ChoiceRow { id: String::new(), question: question.to_owned(), options, answer: 0 };
+            // Spaces at the ends of options apart, which reading takes away.
+            assert_eq!(layout.instruction(&row), instruction.replace(" \n\n", "\n\n"));
         }
     }
 

@@ -1,0 +1,96 @@
+//! The table of tasks as a document, `docs/tasks.md`.
+
+use super::{TASKS, TaskEntry, build};
+use crate::format::{Format, Scoring};
+use peftbench_spec::{Component, SpecError};
+
+const HEAD: &str = "# Tasks
+
+Written by the program (`PEFTBENCH_WRITE_DOCS=1 cargo test -p peftbench-datasets --lib listing`): edit the table in
+`crates/datasets/src/tasks/`, not this file.
+
+A spec names a task and, if it likes, a protocol: `task = { type = \"glue/rte\", protocol = \"ssm-peft\" }`. A protocol is a choice of all
+the fields below, each of which can be given beside it (`num_beams = 1`); what a run records and is identified by are the fields. The
+first protocol is the default. Fields: `prefix`, `prompt`, `train_prompt`, `answer` (templates), `loss` (`answer`, `all`), `tokenize`
+(`apart`, `joined`), `truncation` (`prompt-start`, `end`, `drop`), `add_special_tokens`, `append_eos`, `scoring` (`likelihood`,
+`mean-likelihood`, `generation`, `perplexity`), `max_new_tokens`, `num_beams`, `stop`, `answer_pattern`, `answer_match` (`first`, `last`),
+`answer_ignore`, `unanswered` (`wrong`, `dropped`), `metrics`.
+
+Data lies in the data folder (`--data`) below the task's name; `peftbench fetch --task NAME` puts it there from the hub. `forgetting =
+\"text/wikitext2\"` beside `task` measures the loss on a text before and after training.
+";
+
+/// The document.
+///
+/// # Errors
+/// Where a task cannot be built from its defaults.
+pub fn document() -> Result<String, SpecError> {
+    let mut text = HEAD.to_owned();
+    for entry in TASKS {
+        text += &section(entry)?;
+    }
+    Ok(text)
+}
+
+fn section(entry: &TaskEntry) -> Result<String, SpecError> {
+    let mut text = format!("\n## `{}`\n\n{}\n\n", entry.name, sentence(entry.summary));
+    let protocols = if entry.protocols.is_empty() { vec![None] } else { entry.protocols.iter().copied().map(Some).collect() };
+    for protocol in protocols {
+        let mut task = Component::named(entry.name);
+        if let Some(protocol) = protocol {
+            task.options.insert("protocol".to_owned(), protocol.into());
+        }
+        let name = protocol.map_or_else(|| "Format".to_owned(), |protocol| format!("`{protocol}`"));
+        text += &format!("* {name}: {}.\n", described(build(&task)?.format()));
+    }
+    if let Some(published) = entry.published {
+        let splits: Vec<String> = published.splits.iter().map(|split| format!("`{}` from `{}*`", split.file, split.from)).collect();
+        let columns: Vec<String> = published.columns.iter().map(|column| format!("`{column}`")).collect();
+        text += &format!("* Hub: `{}` at `{}`: {}; columns {}. ", published.hub, published.revision, splits.join(", "), columns.join(", "));
+        text += &format!("Licence: {}.\n", published.licence);
+    }
+    if (1..usize::MAX).contains(&entry.known_overlap) {
+        text += &format!("* Test items that the published training split has too: {}.\n", entry.known_overlap);
+    }
+    Ok(text)
+}
+
+fn sentence(text: &str) -> String {
+    let mut letters = text.chars();
+    letters.next().map_or_else(String::new, |first| format!("{}{}.", first.to_uppercase(), letters.as_str()))
+}
+
+/// A format in a line: how it is asked, answered, trained on, scored and measured.
+fn described(format: &Format) -> String {
+    let asked = format!("{}{}", format.prefix, format.prompt);
+    let asked = if asked.is_empty() { "no prompt".to_owned() } else { format!("prompt `{}`", asked.escape_debug()) };
+    let scored = match format.scoring {
+        Scoring::Likelihood => "the likeliest option".to_owned(),
+        Scoring::MeanLikelihood => "the likeliest option by the mean over its tokens".to_owned(),
+        Scoring::Perplexity => "the text's own probability".to_owned(),
+        Scoring::Generation => {
+            let read = if format.answer_pattern.is_empty() { String::new() } else { format!(", read by `{}`", format.answer_pattern) };
+            format!("{} beams, at most {} new tokens{read}", format.num_beams, format.max_new_tokens)
+        }
+    };
+    let metrics: Vec<String> = format.metrics.iter().map(|metric| format!("`{}`", metric.name)).collect();
+    let loss = if format.loss == crate::format::Loss::All { "all tokens" } else { "the answer" };
+    format!("{asked}, answer `{}`, loss over {loss}; {scored}; {}", format.answer.escape_debug(), metrics.join(", "))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::path::Path;
+
+    #[test]
+    fn the_committed_document_is_what_the_program_writes() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/tasks.md");
+        let text = document().unwrap();
+        if std::env::var_os("PEFTBENCH_WRITE_DOCS").is_some() {
+            std::fs::write(&path, &text).unwrap();
+        }
+        let committed = std::fs::read_to_string(&path).unwrap_or_default();
+        assert!(committed == text, "docs/tasks.md is stale: run this test with PEFTBENCH_WRITE_DOCS=1 and commit what it writes");
+    }
+}

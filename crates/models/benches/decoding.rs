@@ -1,0 +1,45 @@
+//! Greedy decoding on the shipped tiny models: tokens a second by how many prompts go together, and how many times those of one alone.
+//!
+//! Prompts have 32 to 63 tokens, sorted by length as an evaluation sorts them; each gets 48 new tokens.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+
+use peftbench_models::Model;
+use peftbench_models::decoding::{DecodeLimits, greedy};
+use peftbench_models::load;
+use peftbench_ops::Device;
+use std::path::Path;
+use std::time::Instant;
+
+const PROMPTS: usize = 64;
+const NEW_TOKENS: usize = 48;
+
+fn prompts(vocabulary: usize) -> Vec<Vec<u32>> {
+    let token = |prompt: usize, at: usize| (1 + (prompt * 31 + at * 17) % (vocabulary - 1)) as u32;
+    (0..PROMPTS).map(|prompt| (0..32 + prompt / 2).map(|at| token(prompt, at)).collect()).collect()
+}
+
+/// New tokens a second, the best of three times.
+fn rate(model: &dyn Model, prompts: &[Vec<u32>], together: usize) -> f64 {
+    let limits = DecodeLimits { max_new_tokens: NEW_TOKENS, ..DecodeLimits::default() };
+    let once = || {
+        let started = Instant::now();
+        let tokens: usize = prompts.chunks(together).flat_map(|batch| greedy(model, batch, &limits).unwrap()).map(|ids| ids.len()).sum();
+        tokens as f64 / started.elapsed().as_secs_f64()
+    };
+    (0..3).map(|_| once()).fold(0.0, f64::max)
+}
+
+fn main() {
+    for name in ["tiny-mamba", "tiny-llama"] {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../bases").join(name);
+        let model = load(&path, &Device::Cpu).unwrap();
+        let prompts = prompts(model.vocab_size());
+        let alone = rate(&*model, &prompts[..8], 1);
+        println!("{name}: {alone:.0} tokens/s alone");
+        for together in [4, 8, 16, 32, 64] {
+            let rate = rate(&*model, &prompts, together);
+            println!("{name}: {rate:.0} tokens/s with {together} together, {:.1} times as many", rate / alone);
+        }
+    }
+}
