@@ -1,5 +1,5 @@
-//! Linear maps of the last dimension that are cheaper than a matrix: a factor for each column, and a small matrix for each block of
-//! columns.
+//! Linear maps of the last dimension that are cheaper than a matrix: a factor for each column, a small matrix for each block of columns, and
+//! a matrix [2, 2] for each pair.
 
 use crate::cpu::{buffer, is_f32_cpu, with_rows};
 use crate::gemm::{Into, Matrix};
@@ -40,6 +40,71 @@ impl Tape {
             Ok(vec![to_x, to_r])
         }))
     }
+}
+
+impl Tape {
+    /// Pairs of columns, half a group of `group` apart, each mixed: x [.., n], own and other [n] → y [.., n] with
+    /// yᵢ = ownᵢ xᵢ − otherᵢ xⱼ and yⱼ = ownⱼ xⱼ + otherⱼ xᵢ for i in the first half of a group and its partner j. It keeps x only if own or
+    /// other needs a gradient.
+    pub fn mix_pairs(&self, x: &Var, own: &Var, other: &Var, group: usize) -> Result<Var> {
+        let columns = x.value().dim(D::Minus1)?;
+        if group == 0 || !group.is_multiple_of(2) || !columns.is_multiple_of(group) {
+            candle_core::bail!("groups of {group} columns do not make pairs of an input of shape {:?}", x.dims())
+        }
+        let output = mixed(x.value(), own.value(), other.value(), group)?;
+        let needs_x = own.needs_grad() || other.needs_grad();
+        let saved = || {
+            let mut saved = vec![own.value().clone(), other.value().clone()];
+            saved.extend(needs_x.then(|| x.value().clone()));
+            saved
+        };
+        Ok(self.record("mix_pairs", &[x, own, other], output, saved, move |back| {
+            let (grad, own, other) = (&back.grad, &back.saved[0], &back.saved[1]);
+            // The transposed matrix of a pair has the partner's factor with the other sign.
+            let to_x = || mixed(grad, own, &partners(other, group)?.neg()?, group);
+            let to_other = || column_products(grad, &mixed(&back.saved[2], &own.zeros_like()?, &own.ones_like()?, group)?);
+            Ok(vec![
+                back.needs[0].then(to_x).transpose()?,
+                back.needs[1].then(|| column_products(grad, &back.saved[2])).transpose()?,
+                back.needs[2].then(to_other).transpose()?,
+            ])
+        }))
+    }
+}
+
+/// x [.., n] with the halves of each group of columns in each other's place.
+fn partners(x: &Tensor, group: usize) -> Result<Tensor> {
+    let halves = x.contiguous()?.reshape(((), 2, group / 2))?;
+    Tensor::cat(&[halves.narrow(1, 1, 1)?, halves.narrow(1, 0, 1)?], 1)?.reshape(x.dims())
+}
+
+fn mixed(x: &Tensor, own: &Tensor, other: &Tensor, group: usize) -> Result<Tensor> {
+    let half = group / 2;
+    if !(is_f32_cpu(x) && is_f32_cpu(own) && is_f32_cpu(other)) {
+        let signs: Vec<f64> = (0..group).map(|i| if i < half { -1.0 } else { 1.0 }).collect();
+        let signs = Tensor::new(signs, x.device())?.to_dtype(x.dtype())?;
+        let signed = other.reshape(((), group))?.broadcast_mul(&signs)?.flatten_all()?;
+        return x.broadcast_mul(own)? + partners(x, group)?.broadcast_mul(&signed)?;
+    }
+    let (own, other) = (own.to_vec1::<f32>()?, other.to_vec1::<f32>()?);
+    with_rows(x, |x_rows| {
+        let columns = x_rows.cols;
+        let mut out = buffer(x_rows.rows * columns);
+        let work = out.len();
+        parallel::for_each_piece(&mut out, PIECE * columns, work, |i, piece| {
+            for (j, row) in piece.chunks_mut(columns).enumerate() {
+                let x = x_rows.row(i * PIECE + j);
+                for start in (0..columns).step_by(group) {
+                    for first in start..start + half {
+                        let second = first + half;
+                        row[first] = own[first] * x[first] - other[first] * x[second];
+                        row[second] = own[second] * x[second] + other[second] * x[first];
+                    }
+                }
+            }
+        });
+        Tensor::from_vec(out, x.dims(), &Device::Cpu)
+    })
 }
 
 fn scaled(x: &Tensor, s: &Tensor) -> Result<Tensor> {
@@ -139,7 +204,10 @@ mod tests {
         check_kernel(&[&[3, 70, 19], &[19]], 1e-5, scale)?;
         let blocks = |t: &Tape, v: &[Var]| t.block_linear(&v[0], &v[1]);
         check_gradients(&[&[2, 3, 6], &[3, 2, 2]], blocks)?;
-        check_kernel(&[&[3, 70, 24], &[3, 8, 8]], 1e-5, blocks)
+        check_kernel(&[&[3, 70, 24], &[3, 8, 8]], 1e-5, blocks)?;
+        let pairs = |t: &Tape, v: &[Var]| t.mix_pairs(&v[0], &v[1], &v[2], 4);
+        check_gradients(&[&[2, 3, 8], &[8], &[8]], pairs)?;
+        check_kernel(&[&[3, 70, 24], &[24], &[24]], 1e-5, pairs)
     }
 
     #[test]
@@ -160,7 +228,7 @@ mod tests {
         let tape = Tape::new();
         let x = tape.param(&Param::trainable("x", random(&[5, 4], 1, DType::F32)));
         let s = tape.param(&Param::frozen("s", random(&[4], 2, DType::F32)));
-        let y = tape.scale_columns(&x, &s)?;
+        let y = tape.mix_pairs(&tape.scale_columns(&x, &s)?, &s, &s, 2)?;
         tape.block_linear(&y, &tape.param(&Param::frozen("r", random(&[2, 2, 2], 3, DType::F32))))?;
         assert_eq!(tape.saved_bytes().values().sum::<u64>(), 0);
         Ok(())
@@ -171,5 +239,8 @@ mod tests {
         let constant = |dims: &[usize]| Var::constant(random(dims, 1, DType::F32));
         let message = Tape::inference().block_linear(&constant(&[2, 7]), &constant(&[2, 3, 3])).unwrap_err().to_string();
         assert!(message.contains("2 blocks of 3 x 3 do not fit an input of shape [2, 7]"), "{message}");
+        let (x, factors) = (constant(&[2, 6]), constant(&[6]));
+        let message = Tape::inference().mix_pairs(&x, &factors, &factors, 4).unwrap_err().to_string();
+        assert!(message.contains("groups of 4 columns do not make pairs of an input of shape [2, 6]"), "{message}");
     }
 }

@@ -110,7 +110,9 @@ struct Update {
 impl LinearAdapter for Update {
     fn output(&self, pass: &Pass<'_>, x: &Var, y: Var) -> peftbench_ops::Result<Var> {
         let tape = pass.tape;
-        let (w1, w2) = (self.w1.value(tape)?, self.w2.value(tape)?);
+        // The factor of the update goes into the small matrix.
+        let w1 = tape.scale(&self.w1.value(tape)?, self.scale * pass.scale_of(self.layer))?;
+        let w2 = self.w2.value(tape)?;
         let ([a, c], [b, d]) = ([w1.dims()[0], w1.dims()[1]], [w2.dims()[0], w2.dims()[1]]);
         let count = x.value().elem_count() / (c * d);
         let x = tape.reshape(x, &[count, c, d])?;
@@ -119,7 +121,7 @@ impl LinearAdapter for Update {
         let mut dims = y.dims().to_vec();
         let last = dims.len() - 1;
         dims[last] = a * b;
-        let update = tape.scale(&tape.reshape(&outer, &dims)?, self.scale * pass.scale_of(self.layer))?;
+        let update = tape.reshape(&outer, &dims)?;
         tape.add(&y, &spread(tape, &update, last, &self.rows, y.dims()[last], 0.0)?)
     }
 }

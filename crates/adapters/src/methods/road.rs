@@ -6,8 +6,8 @@
 //! where i and j are half a group of `group_size` outputs apart. The variants differ in what a pair shares: `road_1` one θ and one α,
 //! `road_2` nothing, and in `road_4` the two columns of the matrix have a θ and an α each.
 //!
-//! θ starts at 0 and α at 1, so that the model starts unchanged. A step keeps the layer's output; the rotation is made again in the
-//! backward pass, and no matrix [out, out] is ever formed.
+//! θ starts at 0 and α at 1, so that the model starts unchanged. A step keeps the layer's output; no matrix [out, out] is ever
+//! formed.
 
 use super::initializer::Initializer;
 use super::parts::{attach_linear, between, linear_config, projection_targets, tensor_name};
@@ -122,13 +122,6 @@ fn factors(variant: Variant, group: usize, theta: &Tensor, alpha: &Tensor) -> pe
     Tensor::stack(&[(own_theta.cos()? * own_alpha)?, (other_theta.sin()? * other_alpha)?], 0)
 }
 
-/// y [.., out] with its pairs turned by the factors [out] of each output itself and of its partner.
-fn rotate(y: &Tensor, group: usize, own: &Tensor, other: &Tensor) -> peftbench_ops::Result<Tensor> {
-    let pairs = y.contiguous()?.reshape(((), 2, group / 2))?;
-    let partners = Tensor::cat(&[&pairs.narrow(1, 1, 1)?.neg()?, &pairs.narrow(1, 0, 1)?], 1)?.reshape(y.dims())?;
-    y.broadcast_mul(own)? + partners.broadcast_mul(other)?
-}
-
 impl LinearAdapter for Rotation {
     fn output(&self, pass: &Pass<'_>, _x: &Var, y: Var) -> peftbench_ops::Result<Var> {
         let (tape, variant, group) = (pass.tape, self.variant, self.group);
@@ -141,7 +134,7 @@ impl LinearAdapter for Rotation {
             spread(tape, &row, 0, &self.rows, out, fill)
         };
         let (own, other) = (of(0, 1.0)?, of(1, 0.0)?);
-        let rotated = tape.candle_fn("road", &[&y, &own, &other], move |v| rotate(&v[0], group, &v[1], &v[2]))?;
+        let rotated = tape.mix_pairs(&y, &own, &other, group)?;
         between(pass, self.layer, &y, rotated)
     }
 }
