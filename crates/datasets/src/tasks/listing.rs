@@ -60,10 +60,14 @@ fn sentence(text: &str) -> String {
     letters.next().map_or_else(String::new, |first| format!("{}{}.", first.to_uppercase(), letters.as_str()))
 }
 
+fn one_line(text: &str) -> String {
+    text.replace('\n', "\\n")
+}
+
 /// A format in a line: how it is asked, answered, trained on, scored and measured.
 fn described(format: &Format) -> String {
     let asked = format!("{}{}", format.prefix, format.prompt);
-    let asked = if asked.is_empty() { "no prompt".to_owned() } else { format!("prompt `{}`", asked.escape_debug()) };
+    let asked = if asked.is_empty() { "no prompt".to_owned() } else { format!("prompt `{}`", one_line(&asked)) };
     let scored = match format.scoring {
         Scoring::Likelihood => "the likeliest option".to_owned(),
         Scoring::MeanLikelihood => "the likeliest option by the mean over its tokens".to_owned(),
@@ -75,7 +79,7 @@ fn described(format: &Format) -> String {
     };
     let metrics: Vec<String> = format.metrics.iter().map(|metric| format!("`{}`", metric.name)).collect();
     let loss = if format.loss == crate::format::Loss::All { "all tokens" } else { "the answer" };
-    format!("{asked}, answer `{}`, loss over {loss}; {scored}; {}", format.answer.escape_debug(), metrics.join(", "))
+    format!("{asked}, answer `{}`, loss over {loss}; {scored}; {}", one_line(&format.answer), metrics.join(", "))
 }
 
 #[cfg(test)]

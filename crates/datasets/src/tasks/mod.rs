@@ -242,15 +242,19 @@ mod tests {
                 }
                 assert!(example.choices.is_empty() || example.choices.contains(&example.answer));
             }
-            if task.format().scoring == Scoring::Perplexity {
-                continue;
-            }
-            let right = |example: &Example| example.references.first().unwrap_or(&example.answer).clone();
-            let answers: Vec<String> = examples.iter().map(right).collect();
-            let scores = task.score(examples, &answers).unwrap();
-            assert!(examples.is_empty() || (scores.values[0].value - 1.0).abs() < 1e-12, "{}: {:?}", task.name(), scores.values);
-            assert!(scores.items.iter().all(|score| (score - 1.0).abs() < 1e-12), "{}", task.name());
         }
+        if task.format().scoring != Scoring::Perplexity {
+            check_scores(task, &splits.test);
+        }
+    }
+
+    /// The right answers have a perfect score.
+    fn check_scores(task: &dyn Task, examples: &[Example]) {
+        let right = |example: &Example| example.references.first().unwrap_or(&example.answer).clone();
+        let answers: Vec<String> = examples.iter().map(right).collect();
+        let scores = task.score(examples, &answers).unwrap();
+        assert!((scores.values[0].value - 1.0).abs() < 1e-12, "{}: {:?}", task.name(), scores.values);
+        assert!(scores.items.iter().all(|score| (score - 1.0).abs() < 1e-12), "{}", task.name());
     }
 
     #[test]
