@@ -2,6 +2,7 @@
 
 use super::facts::Attribute;
 use super::grammar::{self, Statement, Style};
+use super::scene::{Scene, Values};
 use super::{World, opinion};
 use crate::draw;
 use crate::tasks::classification::LabelledTexts;
@@ -180,33 +181,13 @@ pub(crate) fn triples(world: &World, counts: Counts, difficulty: u8) -> Result<S
 
 fn triple_row(world: &World, draws: &mut Stream, id: String, difficulty: u8) -> TripleRow {
     let count = 1 + draw::below(draws, usize::from(difficulty).min(2) + 1);
-    // Up to two creatures: the first has `split` of the statements.
-    let split = if count > 1 && draw::chance(draws, 1, 3) { 1 + draw::below(draws, count - 1) } else { count };
-    let first = world.draw_creature(draws);
-    let second = (first + 1 + draw::below(draws, world.sizes.creatures - 1)) % world.sizes.creatures;
-    let mut said: Vec<(usize, Vec<Statement>)> = Vec::new();
-    for (creature, count) in [(first, split), (second, count - split)] {
-        let mut attributes = Attribute::ALL;
-        draw::shuffle(draws, &mut attributes);
-        let statements = attributes[..count].iter().map(|&attribute| {
-            let value = match difficulty {
-                MOST_DIFFICULT_TRIPLES.. => draw::pick(draws, &world.lexicon.values[attribute.index()]),
-                _ => world.value(creature, attribute),
-            };
-            (attribute, value)
-        });
-        let statements: Vec<Statement> = statements.collect();
-        if !statements.is_empty() {
-            said.push((creature, statements));
-        }
-    }
-    let name = |creature: usize| world.lexicon.creatures[creature].as_str();
-    let triple = |creature, &(attribute, value): &Statement| [name(creature), grammar::predicate(attribute), value].map(str::to_owned);
-    let triples = said.iter().flat_map(|(creature, statements)| statements.iter().map(|s| triple(*creature, s))).collect();
+    let values = if difficulty >= MOST_DIFFICULT_TRIPLES { Values::Drawn } else { Values::Facts };
+    let scene = Scene::draw(world, draws, count, values, 2);
+    let triple = |name: &str, &(attribute, value): &Statement| [name, grammar::predicate(attribute), value].map(str::to_owned);
+    let triples = scene.said.iter().flat_map(|(name, statements)| statements.iter().map(|s| triple(name, s))).collect();
     let mut targets: Vec<String> = Vec::new();
     for (style, second_wording) in [(Style::Joined, false), (Style::Sentences, true), (Style::Relative, false)] {
-        let text = said.iter().flat_map(|(creature, statements)| grammar::tell(name(*creature), statements, style, second_wording));
-        let text = text.collect::<Vec<_>>().join(" ");
+        let text = scene.tell(style, second_wording);
         if !targets.contains(&text) {
             targets.push(text);
         }
