@@ -1,14 +1,16 @@
-//! A small invented world: its words, its facts, a grammar to speak of them, text to pre-train on, and rows for three tasks.
+//! A small invented world: its words, its facts, a grammar to speak of them, text to pre-train on, and rows for a task of every kind.
 //!
 //! It is there so that everything runs where no data folder and no checkpoint are at hand. A base model pre-trained on [`corpus`] knows
-//! which words praise and which blame, and what each creature eats, carries and looks like; the tasks ask for that knowledge in formats
-//! the corpus never shows. Nothing about it is real, and a score on it compares with nothing but other scores on it.
+//! which words praise and which blame, what each creature eats, carries and looks like, when two texts say the same, how numbers add
+//! up; the tasks ask for that in formats the corpus never shows. Nothing about it is real, and a score on it compares with nothing but
+//! other scores on it.
 //!
 //! Everything is a function of the seed and the sizes: the same bytes on every platform.
 //!
 //! * [`lexicon`]: the invented words. [`facts`]: four attributes of every creature. [`grammar`]: sentences about facts.
-//! * [`opinion`]: sentences that praise or blame. [`text`]: documents for pre-training.
-//! * `rows`: what the tasks `world/sentiment`, `world/choice` and `world/triples` are made of.
+//! * `opinion`: sentences that praise or blame. `events`, `scene`, `talk`, `sums`, `tables` and `pictures`: what is no fact and must be
+//!   read. [`text`]: documents for pre-training, with what each kind teaches.
+//! * `rows`: what the tasks `world/…` are made of, with what each asks for and which documents teach it.
 
 pub(crate) mod events;
 pub mod facts;
@@ -183,6 +185,8 @@ mod tests {
         for document in corpus(1, 5000) {
             assert!(document.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b" ,.()'+-*=<>".contains(&b)), "{document}");
             assert!(document.ends_with('.') && !document.contains("  "), "{document}");
+            // No separator of a prompt has a character of this text; what could be shown are a query and the end of a solution.
+            assert!(!document.contains("select ") && !document.contains("the answer is"), "{document}");
             sentences += document.matches('.').count();
         }
         assert!((5000..5010).contains(&sentences), "{sentences}");

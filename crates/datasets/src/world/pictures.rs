@@ -29,6 +29,9 @@ impl Shape {
     pub(crate) const ALL: [Self; 8] =
         [Self::Across, Self::Down, Self::Falling, Self::Rising, Self::Block, Self::Cross, Self::Frame, Self::Saltire];
 
+    /// Their names, in the same order.
+    pub(crate) const NAMES: [&str; 8] = ["across", "down", "falling", "rising", "block", "cross", "frame", "saltire"];
+
     /// What the world's text calls it.
     pub(crate) fn phrase(self) -> &'static str {
         match self {

@@ -17,6 +17,8 @@ mod happenings;
 mod numbers;
 mod opinions;
 
+pub(crate) use facts::in_common;
+
 use super::World;
 use crate::draw;
 use peftbench_spec::seed::Stream;
