@@ -1,20 +1,20 @@
-//! Texts with a label out of a few: the tasks of GLUE, and `world/sentiment` in the image of `glue/sst2`.
+//! Texts with a label out of a few: the tasks of GLUE, and in [`world`] their twins of the invented world.
 //!
 //! Format of the SSM-PEFT paper (arXiv 2410.09016, its code's GLUE data set): an instruction with the legend of the labels and `###` as a
 //! prefix, the sentence or two sentences with `###` behind each, and the label as a digit. The protocol `ssm-peft` takes the most likely
 //! token of the whole vocabulary and leaves items out whose token is no label, as the paper's code does; by default the digits are the
 //! options, so that every item counts.
 
-use super::loading::{Loaded, SplitFiles, load_files, too_small};
+pub mod world;
+
+use super::loading::{Loaded, SplitFiles, load_files};
 use super::published::{GLUE_CARD, Published, PublishedSplit, as_they_are};
-use super::{LIKELIHOOD, SSM_PEFT, Task, TaskEntry, WHOLE_SPLIT, check_counts, check_difficulty};
+use super::{LIKELIHOOD, SSM_PEFT, Task, TaskEntry, WHOLE_SPLIT};
 use crate::error::Result;
 use crate::example::{Example, Splits};
 use crate::format::{Format, Options, Scoring, Unanswered, fill};
 use crate::metrics::{accuracy, f1, matthews};
 use crate::source::{DataSource, Row};
-use crate::world::rows::{self, Counts};
-use crate::world::{World, WorldSizes, opinion};
 use peftbench_spec::{Component, SpecError};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -53,13 +53,13 @@ const DATA_SETS: [DataSet; 7] = [
     },
     DataSet {
         name: MRPC.name,
-        shape: Shape { texts: &["sentence1", "sentence2"], labels: EQUIVALENCE, metrics: ACCURACY_AND_F1 },
+        shape: PARAPHRASE,
         instruction: "Can the given sentences be considered semantically identical? \
             Respond with '0' if not_equivalent or '1' if equivalent: ",
     },
     DataSet {
         name: COLA.name,
-        shape: Shape { texts: &["sentence"], labels: &["unacceptable", "acceptable"], metrics: &[matthews::MATTHEWS.name, accuracy::NAME] },
+        shape: ACCEPTABILITY,
         instruction: "Review the sentence below and identify whether its grammar is Unacceptable or Acceptable. \
             Respond with '0' if Unacceptable or '1' if Acceptable: ",
     },
@@ -83,12 +83,16 @@ const DATA_SETS: [DataSet; 7] = [
     },
     DataSet {
         name: MNLI.name,
-        shape: Shape { texts: &["premise", "hypothesis"], labels: &["entailment", "neutral", "contradiction"], metrics: ACCURACY },
+        shape: INFERENCE,
         instruction: "Assess the connection between the following sentences and classify it as entailment, neutral, or contradiction. \
             Respond with '0' if entailment, '1' if neutral or '2' if contradiction: ",
     },
 ];
 
+const PARAPHRASE: Shape = Shape { texts: &["sentence1", "sentence2"], labels: EQUIVALENCE, metrics: ACCURACY_AND_F1 };
+const ACCEPTABILITY: Shape =
+    Shape { texts: &["sentence"], labels: &["unacceptable", "acceptable"], metrics: &[matthews::MATTHEWS.name, accuracy::NAME] };
+const INFERENCE: Shape = Shape { texts: &["premise", "hypothesis"], labels: &["entailment", "neutral", "contradiction"], metrics: ACCURACY };
 const SENTIMENT: Shape = Shape { texts: &["sentence"], labels: &["negative", "positive"], metrics: ACCURACY };
 
 const fn glue(name: &'static str, summary: &'static str, published: &'static Published, known_overlap: usize) -> TaskEntry {
@@ -172,21 +176,6 @@ const MNLI_HUB: Published = on_hub(
     "OANC, CC BY and CC BY-SA 3.0, by genre",
 );
 
-/// `world/sentiment`: the same with sentences of the invented world.
-pub const WORLD: TaskEntry = TaskEntry {
-    name: "world/sentiment",
-    summary: "sentences of the invented world that praise or blame, in the format of glue/sst2",
-    protocols: &[],
-    published: None,
-    known_overlap: 0,
-    build: |task| {
-        let Options { own, format } = WorldOptions::parse(task)?;
-        let rows = move |_: &DataSource| own.load();
-        Ok(Box::new(Classification { name: WORLD.name, shape: SENTIMENT, format, rows: Box::new(rows) }))
-    },
-    resolve: |task| WorldOptions::parse(task)?.resolved(task),
-};
-
 /// Between the parts of a prompt, and behind it.
 pub(super) const SEPARATOR: &str = "###";
 
@@ -221,63 +210,6 @@ fn load_glue(source: &DataSource, set: &DataSet, valid: usize) -> Result<Loaded<
     let files = SplitFiles { folder: set.name, train: "train", valid: None, test: "dev", test_alone: false };
     // Equal texts stay on one side.
     load_files(source, set.name, files, valid, |row| LabelledTexts::read(row, &set.shape), |_, row| row.texts.join("\n"))
-}
-
-/// Options of `world/sentiment`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct WorldOptions {
-    /// Training examples.
-    pub train: usize,
-    /// Validation examples.
-    pub valid: usize,
-    /// Test examples.
-    pub test: usize,
-    /// 0: one opinion word; 1: also intensified or negated; 2: also two words that agree or disagree; 3: also two of which one is denied.
-    pub difficulty: u8,
-    /// Share (0 to 1) of validation and test sentences whose opinion words training never shows: what can be answered only from
-    /// pre-training.
-    pub new_words: f64,
-    /// Which world; the base model must have been pre-trained on it.
-    pub world_seed: u64,
-    /// How much there is in the world; as in pre-training.
-    pub world_sizes: WorldSizes,
-}
-
-impl Default for WorldOptions {
-    fn default() -> Self {
-        Self { train: 1500, valid: 300, test: 500, difficulty: 2, new_words: 0.5, world_seed: 0, world_sizes: WorldSizes::default() }
-    }
-}
-
-impl WorldOptions {
-    fn parse(task: &Component) -> std::result::Result<Options<Self>, SpecError> {
-        // No instruction, because the models for this world are tiny; a space before the digit, as the world's text has before every
-        // digit: a label that pre-training never saw could not be learnt without training the embeddings.
-        let format = || Format { answer: " {label}".to_owned(), ..SENTIMENT.format() };
-        let options = Options::parse(task, &[], |_| Options { own: Self::default(), format: format() })?;
-        options.format.check(&SENTIMENT.placeholders())?;
-        let own = &options.own;
-        own.world_sizes.check()?;
-        check_counts(own.counts())?;
-        check_difficulty(own.difficulty, opinion::MOST_DIFFICULT)?;
-        match (0.0..=1.0).contains(&own.new_words) {
-            true => Ok(options),
-            false => Err(SpecError::at("new_words", format!("expected a share from 0 to 1, found {}", own.new_words))),
-        }
-    }
-
-    fn counts(&self) -> Counts {
-        Counts { train: self.train, valid: self.valid, test: self.test }
-    }
-
-    fn load(&self) -> Result<Loaded<LabelledTexts>> {
-        let world = World::with_sizes(self.world_seed, self.world_sizes);
-        let rows = rows::sentiment(&world, self.counts(), self.difficulty, self.new_words).map_err(|short| {
-            too_small(WORLD.name, short, "lower `train`, `valid` or `test`, or raise `difficulty` or `world_sizes.opinion_words`")
-        })?;
-        Ok(Loaded::of_world(WORLD.name, self.world_seed, rows))
-    }
 }
 
 /// One or two texts and their label.

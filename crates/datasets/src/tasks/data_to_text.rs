@@ -5,16 +5,16 @@
 //! text with an end token. E2E has no part in that paper; it is put in the same way. Training has one example for each reference,
 //! validation and test one for each set with all its references.
 
-use super::loading::{Loaded, SplitFiles, load_files, too_small};
+use super::loading::{Loaded, SplitFiles, load_files};
 use super::published::{Columns, Published, PublishedSplit, expected, row, text};
-use super::{GREEDY, SSM_PEFT, Task, TaskEntry, check_counts, check_difficulty, generated};
+use super::twin::{Twin, WorldOptions};
+use super::{GREEDY, SSM_PEFT, Task, TaskEntry, generated};
 use crate::error::Result;
 use crate::example::{Example, Splits};
 use crate::format::{Format, Options, fill};
 use crate::metrics::{bleu, exact_match, meteor};
 use crate::source::{DataSource, Row};
-use crate::world::rows::{self, Counts, SplitRows};
-use crate::world::{World, WorldSizes};
+use crate::world::rows::{self, SplitRows};
 use peftbench_spec::{Component, SpecError};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -86,10 +86,10 @@ pub const WORLD: TaskEntry = TaskEntry {
     published: None,
     known_overlap: 0,
     build: |task| {
-        let Options { own, format } = WorldOptions::parse(task)?;
-        Ok(Box::new(DataToText { name: WORLD.name, format, load: Box::new(move |_: &DataSource| own.load()) }))
+        let Options { own, format } = parse_world(task)?;
+        Ok(Box::new(DataToText { name: WORLD.name, format, load: Box::new(move |_: &DataSource| load_world(&own)) }))
     },
-    resolve: |task| WorldOptions::parse(task)?.resolved(task),
+    resolve: |task| parse_world(task)?.resolved(task),
 };
 
 const PROTOCOLS: &[&str] = &[GREEDY, SSM_PEFT];
@@ -134,62 +134,29 @@ fn dart_row(columns: Columns) -> std::result::Result<Option<Columns>, String> {
     Ok((!texts.is_empty()).then(|| row([("tripleset", triples), ("targets", json!(texts))])))
 }
 
-/// Options of `world/triples`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct WorldOptions {
-    /// Training examples, one for each reference.
-    pub train: usize,
-    /// Validation examples, one for each set.
-    pub valid: usize,
-    /// Test examples, one for each set.
-    pub test: usize,
-    /// 0: one triple; 1: up to two; 2: up to three; 3: up to three, with objects that are not the world's facts.
-    pub difficulty: u8,
-    /// Which world; the base model must have been pre-trained on it.
-    pub world_seed: u64,
-    /// How much there is in the world; as in pre-training.
-    pub world_sizes: WorldSizes,
+static TRIPLES: Twin<TripleRow> = Twin {
+    name: WORLD.name,
+    sizes: [1000, 100, 200],
+    difficulty: 3,
+    most_difficult: rows::MOST_DIFFICULT,
+    rows: rows::triples::triples,
+};
+
+fn parse_world(task: &Component) -> std::result::Result<Options<WorldOptions>, SpecError> {
+    // No instruction, because the models for this world are tiny.
+    TRIPLES.parse(task, &[], |_| Format { max_new_tokens: 64, ..format(GREEDY) }, PLACEHOLDERS)
 }
 
-impl Default for WorldOptions {
-    fn default() -> Self {
-        Self { train: 1500, valid: 200, test: 300, difficulty: 2, world_seed: 0, world_sizes: WorldSizes::default() }
+fn load_world(options: &WorldOptions) -> Result<Loaded<FactRow>> {
+    let Loaded { dataset_id, revision, mut rows } = TRIPLES.load(options)?;
+    // The world makes at least one row for each training example asked for; each reference is one.
+    let mut room = options.train;
+    for row in &mut rows.train {
+        row.targets.truncate(room);
+        room -= row.targets.len();
     }
-}
-
-impl WorldOptions {
-    fn parse(task: &Component) -> std::result::Result<Options<Self>, SpecError> {
-        // No instruction, because the models for this world are tiny.
-        let options =
-            Options::parse(task, &[], |_| Options { own: Self::default(), format: Format { max_new_tokens: 64, ..format(GREEDY) } })?;
-        options.format.check(PLACEHOLDERS)?;
-        let own = &options.own;
-        own.world_sizes.check()?;
-        check_counts(own.counts())?;
-        check_difficulty(own.difficulty, rows::MOST_DIFFICULT_TRIPLES)?;
-        Ok(options)
-    }
-
-    fn counts(&self) -> Counts {
-        Counts { train: self.train, valid: self.valid, test: self.test }
-    }
-
-    fn load(&self) -> Result<Loaded<FactRow>> {
-        let world = World::with_sizes(self.world_seed, self.world_sizes);
-        let SplitRows { mut train, valid, test } = rows::triples(&world, self.counts(), self.difficulty).map_err(|short| {
-            too_small(WORLD.name, short, "lower `train`, `valid` or `test`, or raise `difficulty` or `world_sizes.creatures`")
-        })?;
-        // The world makes at least one row for each training example asked for; each reference is one.
-        let mut room = self.train;
-        for row in &mut train {
-            row.targets.truncate(room);
-            room -= row.targets.len();
-        }
-        let facts = |rows: Vec<TripleRow>| rows.into_iter().map(TripleRow::facts).collect();
-        let rows = SplitRows { train: facts(train), valid: facts(valid), test: facts(test) };
-        Ok(Loaded::of_world(WORLD.name, self.world_seed, rows))
-    }
+    let facts = |rows: Vec<TripleRow>| rows.into_iter().map(TripleRow::facts).collect();
+    Ok(Loaded { dataset_id, revision, rows: SplitRows { train: facts(rows.train), valid: facts(rows.valid), test: facts(rows.test) } })
 }
 
 /// Triples and the texts that tell them.

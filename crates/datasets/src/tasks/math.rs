@@ -5,14 +5,16 @@
 //! of a sentence; the code does so). Protocols `llm-adapters` and `ist` search with four beams; `greedy` decodes token by token behind
 //! a short prompt.
 
-use super::loading::{SplitFiles, load_files};
+use super::loading::{Loaded, SplitFiles, load_files};
 use super::published::{Columns, Published, PublishedSplit, as_they_are, row, text, texts};
+use super::twin::{Twin, WorldOptions};
 use super::{GREEDY, IST, LLM_ADAPTERS, Task, TaskEntry, alpaca, generated};
 use crate::error::Result;
 use crate::example::{Example, Splits};
 use crate::format::{Format, Match, Options, fill};
 use crate::metrics::{accuracy, numeric_match};
 use crate::source::{DataSource, Row};
+use crate::world::rows;
 use peftbench_spec::{Component, SpecError};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -61,10 +63,40 @@ const fn math(name: &'static str, summary: &'static str, published: Option<&'sta
         known_overlap: 0,
         build: |task| {
             let (set, Options { own, format }) = parse(task)?;
-            Ok(Box::new(WordProblems { set, valid: own.valid, format }))
+            Ok(Box::new(WordProblems { name: set.name, format, load: Box::new(move |source| load_set(source, set, own.valid)) }))
         },
         resolve: |task| parse(task)?.1.resolved(task),
     }
+}
+
+/// `world/problems`: word problems of the invented world.
+pub const WORLD: TaskEntry = TaskEntry {
+    name: "world/problems",
+    summary: "word problems of the invented world, in the format of math/gsm8k",
+    protocols: WORLD_PROTOCOLS,
+    published: None,
+    known_overlap: 0,
+    build: |task| {
+        let Options { own, format } = parse_world(task)?;
+        Ok(Box::new(WordProblems { name: WORLD.name, format, load: Box::new(move |_| PROBLEMS.load(&own)) }))
+    },
+    resolve: |task| parse_world(task)?.resolved(task),
+};
+
+/// The tiny models of that world have never read an instruction.
+const WORLD_PROTOCOLS: &[&str] = &[GREEDY, LLM_ADAPTERS, IST];
+
+static PROBLEMS: Twin<ProblemRow> = Twin {
+    name: WORLD.name,
+    sizes: [1000, 100, 200],
+    difficulty: 1,
+    most_difficult: rows::MOST_DIFFICULT,
+    rows: rows::problems::problems,
+};
+
+fn parse_world(task: &Component) -> std::result::Result<Options<WorldOptions>, SpecError> {
+    let format = |protocol| Format { max_new_tokens: if protocol == GREEDY { 64 } else { 256 }, ..format(protocol, Kind::Number) };
+    PROBLEMS.parse(task, WORLD_PROTOCOLS, format, PLACEHOLDERS)
 }
 
 /// Grade-school problems of several steps.
@@ -168,11 +200,11 @@ fn format(protocol: &str, answers: Kind) -> Format {
 
 /// One problem.
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct ProblemRow {
-    id: String,
-    instruction: String,
-    solution: String,
-    answer: String,
+pub(crate) struct ProblemRow {
+    pub(crate) id: String,
+    pub(crate) instruction: String,
+    pub(crate) solution: String,
+    pub(crate) answer: String,
 }
 
 impl ProblemRow {
@@ -226,10 +258,13 @@ fn without_notes(steps: &str) -> String {
     text + rest
 }
 
+/// Word problems from wherever.
+type LoadRows = dyn Fn(&DataSource) -> Result<Loaded<ProblemRow>> + Send + Sync;
+
 struct WordProblems {
-    set: DataSet,
-    valid: usize,
+    name: &'static str,
     format: Format,
+    load: Box<LoadRows>,
 }
 
 impl WordProblems {
@@ -247,7 +282,7 @@ impl WordProblems {
 
 impl Task for WordProblems {
     fn name(&self) -> &str {
-        self.set.name
+        self.name
     }
 
     fn format(&self) -> &Format {
@@ -255,11 +290,14 @@ impl Task for WordProblems {
     }
 
     fn load(&self, source: &DataSource) -> Result<Splits> {
-        let DataSet { name, has_valid, test_alone, .. } = self.set;
-        let files = SplitFiles { folder: name, train: "train", valid: has_valid.then_some("dev"), test: "test", test_alone };
-        let loaded = load_files(source, name, files, self.valid, ProblemRow::read, |_, row| row.instruction.clone())?;
-        Ok(loaded.into_splits(|row, training| [self.example(row, training)]))
+        Ok((self.load)(source)?.into_splits(|row, training| [self.example(row, training)]))
     }
+}
+
+fn load_set(source: &DataSource, set: DataSet, valid: usize) -> Result<Loaded<ProblemRow>> {
+    let DataSet { name, has_valid, test_alone, .. } = set;
+    let files = SplitFiles { folder: name, train: "train", valid: has_valid.then_some("dev"), test: "test", test_alone };
+    load_files(source, name, files, valid, ProblemRow::read, |_, row| row.instruction.clone())
 }
 
 #[cfg(test)]

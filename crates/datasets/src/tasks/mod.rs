@@ -17,6 +17,7 @@ pub mod published;
 pub mod summarization;
 pub mod text;
 pub mod text_to_sql;
+pub mod twin;
 
 use crate::error::Result;
 use crate::example::{Example, Splits};
@@ -132,9 +133,16 @@ pub const TASKS: &[TaskEntry] = &[
     text::WIKITEXT2,
     text::SHAKESPEARE,
     text::BBCNEWS,
-    classification::WORLD,
+    classification::world::SENTIMENT,
+    classification::world::ACCEPTABILITY,
+    classification::world::ENTAILMENT,
+    classification::world::PARAPHRASE,
+    classification::world::PICTURES,
     commonsense::WORLD,
     data_to_text::WORLD,
+    summarization::WORLD,
+    text_to_sql::WORLD,
+    math::WORLD,
     text::WORLD,
 ];
 

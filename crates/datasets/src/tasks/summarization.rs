@@ -1,15 +1,17 @@
-//! Dialogues told in a sentence or two: `samsum`.
+//! Dialogues told in a sentence or two: `samsum`, and `world/dialogues` in its image.
 //!
 //! Format of the SSM-PEFT paper's code: the dialogue, `###`, and the summary with an end token; no instruction.
 
-use super::loading::{SplitFiles, load_files};
+use super::loading::{Loaded, SplitFiles, load_files};
 use super::published::{Published, PublishedSplit, as_they_are};
+use super::twin::{Twin, WorldOptions};
 use super::{GREEDY, SSM_PEFT, Task, TaskEntry, WHOLE_SPLIT, generated};
 use crate::error::Result;
 use crate::example::{Example, Splits};
 use crate::format::{Format, Options, fill};
 use crate::metrics::rouge;
 use crate::source::{DataSource, Row};
+use crate::world::{rows, talk};
 use peftbench_spec::{Component, SpecError};
 use serde::{Deserialize, Serialize};
 
@@ -33,10 +35,36 @@ pub const SAMSUM: TaskEntry = TaskEntry {
     known_overlap: 0,
     build: |task| {
         let Options { own, format } = parse(task)?;
-        Ok(Box::new(Summarization { options: own, format }))
+        Ok(Box::new(Summarization { name: SAMSUM.name, format, load: Box::new(move |source| load_dialogues(source, own.valid)) }))
     },
     resolve: |task| parse(task)?.resolved(task),
 };
+
+/// `world/dialogues`: the same with conversations of the invented world.
+pub const WORLD: TaskEntry = TaskEntry {
+    name: "world/dialogues",
+    summary: "conversations of the invented world told in a sentence, in the format of samsum",
+    protocols: &[],
+    published: None,
+    known_overlap: 0,
+    build: |task| {
+        let Options { own, format } = parse_world(task)?;
+        Ok(Box::new(Summarization { name: WORLD.name, format, load: Box::new(move |_| DIALOGUES.load(&own)) }))
+    },
+    resolve: |task| parse_world(task)?.resolved(task),
+};
+
+static DIALOGUES: Twin<DialogueRow> = Twin {
+    name: WORLD.name,
+    sizes: [1000, 100, 200],
+    difficulty: 1,
+    most_difficult: talk::MOST_DIFFICULT,
+    rows: rows::dialogues::dialogues,
+};
+
+fn parse_world(task: &Component) -> std::result::Result<Options<WorldOptions>, SpecError> {
+    DIALOGUES.parse(task, &[], |_| Format { max_new_tokens: 40, ..format(GREEDY) }, PLACEHOLDERS)
+}
 
 const PROTOCOLS: &[&str] = &[GREEDY, SSM_PEFT];
 const PLACEHOLDERS: &[&str] = &["dialogue", "summary"];
@@ -52,26 +80,34 @@ pub struct SamsumOptions {
 fn parse(task: &Component) -> std::result::Result<Options<SamsumOptions>, SpecError> {
     let options = Options::parse(task, PROTOCOLS, |protocol| Options {
         own: SamsumOptions { valid: WHOLE_SPLIT },
-        format: Format {
-            prompt: "{dialogue}###".to_owned(),
-            answer: "{summary}".to_owned(),
-            metrics: vec![Component::named(rouge::ROUGE.name)],
-            ..generated(protocol, 128)
-        },
+        format: format(protocol),
     })?;
     options.format.check(PLACEHOLDERS)?;
     Ok(options)
 }
 
-struct Summarization {
-    options: SamsumOptions,
-    format: Format,
+fn format(protocol: &str) -> Format {
+    Format {
+        prompt: "{dialogue}###".to_owned(),
+        answer: "{summary}".to_owned(),
+        metrics: vec![Component::named(rouge::ROUGE.name)],
+        ..generated(protocol, 128)
+    }
 }
 
-struct DialogueRow {
-    id: String,
-    dialogue: String,
-    summary: String,
+/// Dialogues from wherever.
+type LoadRows = dyn Fn(&DataSource) -> Result<Loaded<DialogueRow>> + Send + Sync;
+
+struct Summarization {
+    name: &'static str,
+    format: Format,
+    load: Box<LoadRows>,
+}
+
+pub(crate) struct DialogueRow {
+    pub(crate) id: String,
+    pub(crate) dialogue: String,
+    pub(crate) summary: String,
 }
 
 impl Summarization {
@@ -89,7 +125,7 @@ impl Summarization {
 
 impl Task for Summarization {
     fn name(&self) -> &str {
-        SAMSUM.name
+        self.name
     }
 
     fn format(&self) -> &Format {
@@ -97,16 +133,18 @@ impl Task for Summarization {
     }
 
     fn load(&self, source: &DataSource) -> Result<Splits> {
-        let has_dev = source.files(SAMSUM.name, "samsum", "dev").is_ok();
-        let valid = has_dev.then_some("dev");
-        let files = SplitFiles { folder: "samsum", train: "train", valid, test: "test", test_alone: false };
-        let read = |row: &Row| {
-            Ok(DialogueRow { id: row.id(), dialogue: row.text("dialogue")?.to_owned(), summary: row.text("summary")?.to_owned() })
-        };
-        // Equal dialogues stay on one side.
-        let loaded = load_files(source, SAMSUM.name, files, self.options.valid, read, |_, row| row.dialogue.clone())?;
-        Ok(loaded.into_splits(|row, training| [self.example(row, training)]))
+        Ok((self.load)(source)?.into_splits(|row, training| [self.example(row, training)]))
     }
+}
+
+fn load_dialogues(source: &DataSource, valid: usize) -> Result<Loaded<DialogueRow>> {
+    let has_dev = source.files(SAMSUM.name, "samsum", "dev").is_ok();
+    let files = SplitFiles { folder: "samsum", train: "train", valid: has_dev.then_some("dev"), test: "test", test_alone: false };
+    let read = |row: &Row| {
+        Ok(DialogueRow { id: row.id(), dialogue: row.text("dialogue")?.to_owned(), summary: row.text("summary")?.to_owned() })
+    };
+    // Equal dialogues stay on one side.
+    load_files(source, SAMSUM.name, files, valid, read, |_, row| row.dialogue.clone())
 }
 
 #[cfg(test)]

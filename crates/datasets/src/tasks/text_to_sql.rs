@@ -1,12 +1,13 @@
-//! Questions put to a database: `spider`.
+//! Questions put to a database: `spider`, and `world/queries` in its image.
 //!
 //! Format of the SSM-PEFT paper's code: an instruction as a prefix, the question, the schema of its database, `###`, and the query in lower
 //! case with an end token. Its slips are kept because every result was made with them: `\Schema:` for a line break, two spaces behind
 //! the commas between columns, and tables' names in their own case where all else is lower. Examples longer than `train.max_length` (1536
 //! there) are left out of every split with `ssm-peft`.
 
-use super::loading::{SplitFiles, load_files};
+use super::loading::{Loaded, SplitFiles, load_files};
 use super::published::{Published, PublishedSplit, as_they_are};
+use super::twin::{Twin, WorldOptions};
 use super::{Answers, GREEDY, SSM_PEFT, Task, TaskEntry, WHOLE_SPLIT, generated};
 use crate::error::{DataError, Result};
 use crate::example::{Example, Splits};
@@ -14,6 +15,9 @@ use crate::format::{Format, Options, Truncation, fill};
 use crate::metrics::{Scores, exact_match, exact_set_match, exec_accuracy};
 use crate::source::{DataSource, Row};
 use crate::sql::{Database, spider_databases};
+use crate::world::rows::queries::QueryRow;
+use crate::world::rows::{self, SplitRows};
+use crate::world::tables;
 use peftbench_spec::{Component, SpecError};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -37,10 +41,38 @@ pub const SPIDER: TaskEntry = TaskEntry {
     known_overlap: 0,
     build: |task| {
         let Options { own, format } = parse(task)?;
-        Ok(Box::new(TextToSql { options: own, format, databases: OnceLock::new() }))
+        Ok(Box::new(TextToSql::new(SPIDER.name, format, move |source| load_spider(source, own))))
     },
     resolve: |task| parse(task)?.resolved(task),
 };
+
+/// `world/queries`: the same with tables of the invented world's creatures.
+pub const WORLD: TaskEntry = TaskEntry {
+    name: "world/queries",
+    summary: "questions put to small databases of the invented world, in the format of spider",
+    protocols: &[],
+    published: None,
+    known_overlap: 0,
+    build: |task| {
+        let Options { own, format } = parse_world(task)?;
+        Ok(Box::new(TextToSql::new(WORLD.name, format, move |_| load_world(&own))))
+    },
+    resolve: |task| parse_world(task)?.resolved(task),
+};
+
+static QUERIES: Twin<QueryRow> = Twin {
+    name: WORLD.name,
+    sizes: [1000, 100, 200],
+    difficulty: 1,
+    most_difficult: tables::MOST_DIFFICULT,
+    rows: rows::queries::queries,
+};
+
+fn parse_world(task: &Component) -> std::result::Result<Options<WorldOptions>, SpecError> {
+    // No instruction, because the models for this world are tiny.
+    let format = |_| Format { prefix: String::new(), max_new_tokens: 64, ..format(GREEDY) };
+    QUERIES.parse(task, &[], format, PLACEHOLDERS)
+}
 
 const PROTOCOLS: &[&str] = &[GREEDY, SSM_PEFT];
 const PLACEHOLDERS: &[&str] = &["question", "schema", "query"];
@@ -58,19 +90,23 @@ pub struct SpiderOptions {
 fn parse(task: &Component) -> std::result::Result<Options<SpiderOptions>, SpecError> {
     let options = Options::parse(task, PROTOCOLS, |protocol| Options {
         own: SpiderOptions { lower_case: true, valid: if protocol == SSM_PEFT { WHOLE_SPLIT } else { 1000 } },
-        format: Format {
-            prefix: "Create a sql request for the following question and schema:\n###".to_owned(),
-            prompt: "Question: {question}\\Schema: {schema}\n###".to_owned(),
-            answer: "{query}".to_owned(),
-            truncation: if protocol == SSM_PEFT { Truncation::Drop } else { Truncation::PromptStart },
-            metrics: [exec_accuracy::EXEC_ACCURACY.name, exact_set_match::EXACT_SET_MATCH.name, exact_match::NAME]
-                .map(Component::named)
-                .to_vec(),
-            ..generated(protocol, 128)
-        },
+        format: format(protocol),
     })?;
     options.format.check(PLACEHOLDERS)?;
     Ok(options)
+}
+
+fn format(protocol: &str) -> Format {
+    Format {
+        prefix: "Create a sql request for the following question and schema:\n###".to_owned(),
+        prompt: "Question: {question}\\Schema: {schema}\n###".to_owned(),
+        answer: "{query}".to_owned(),
+        truncation: if protocol == SSM_PEFT { Truncation::Drop } else { Truncation::PromptStart },
+        metrics: [exec_accuracy::EXEC_ACCURACY.name, exact_set_match::EXACT_SET_MATCH.name, exact_match::NAME]
+            .map(Component::named)
+            .to_vec(),
+        ..generated(protocol, 128)
+    }
 }
 
 /// A database as `tables.json` describes it. Columns are (index of their table, name); the one at 0, `*`, belongs to no table.
@@ -85,6 +121,26 @@ struct Schema {
 }
 
 impl Schema {
+    /// That of a database of the invented world: tables are known by the names in their first column.
+    fn of_world(database: &tables::Database) -> Self {
+        let mut schema = Self {
+            db_id: String::new(),
+            table_names_original: database.tables.iter().map(|table| table.kind.plural.to_owned()).collect(),
+            column_names_original: vec![(-1, "*".to_owned())],
+            column_types: vec!["text".to_owned()],
+            primary_keys: Vec::new(),
+            foreign_keys: Vec::new(),
+        };
+        for (table, content) in database.tables.iter().enumerate() {
+            schema.primary_keys.push(schema.column_types.len().into());
+            for column in &content.columns {
+                schema.column_names_original.push((table as i64, column.name().to_owned()));
+                schema.column_types.push(if column.is_number() { "number" } else { "text" }.to_owned());
+            }
+        }
+        schema
+    }
+
     /// The text of the schema: tables joined by ` | `.
     fn text(&self) -> Option<String> {
         let tables: Option<Vec<String>> = (0..self.table_names_original.len()).map(|table| self.table(table)).collect();
@@ -134,10 +190,14 @@ fn tables_path(source: &DataSource) -> Result<PathBuf> {
     if path.is_file() { Ok(path) } else { Err(DataError::MissingFile { task: SPIDER.name.to_owned(), path }) }
 }
 
+/// Questions from wherever, with what they are asked of.
+type LoadRows = dyn Fn(&DataSource) -> Result<(Loaded<QuestionRow>, BTreeMap<String, Database>)> + Send + Sync;
+
 struct TextToSql {
-    options: SpiderOptions,
+    name: &'static str,
     format: Format,
-    /// Those of the folder that the examples were loaded from.
+    load: Box<LoadRows>,
+    /// Those of the examples that were loaded.
     databases: OnceLock<BTreeMap<String, Database>>,
 }
 
@@ -150,17 +210,12 @@ struct QuestionRow {
 }
 
 impl TextToSql {
-    fn read(&self, row: &Row, schemas: &HashMap<String, String>) -> Result<QuestionRow> {
-        let database = row.text("db_id")?;
-        let schema = schemas.get(database).ok_or_else(|| row.wrong("db_id", "a database of tables.json", row.get("db_id")))?;
-        let query = row.text("query")?.trim();
-        Ok(QuestionRow {
-            id: row.id(),
-            database: database.to_owned(),
-            question: row.text("question")?.to_owned(),
-            query: if self.options.lower_case { query.to_lowercase() } else { query.to_owned() },
-            schema: schema.clone(),
-        })
+    fn new(
+        name: &'static str,
+        format: Format,
+        load: impl Fn(&DataSource) -> Result<(Loaded<QuestionRow>, BTreeMap<String, Database>)> + Send + Sync + 'static,
+    ) -> Self {
+        Self { name, format, load: Box::new(load), databases: OnceLock::new() }
     }
 
     fn example(&self, row: QuestionRow, training: bool) -> Example {
@@ -178,7 +233,7 @@ impl TextToSql {
 
 impl Task for TextToSql {
     fn name(&self) -> &str {
-        SPIDER.name
+        self.name
     }
 
     fn format(&self) -> &Format {
@@ -186,22 +241,55 @@ impl Task for TextToSql {
     }
 
     fn load(&self, source: &DataSource) -> Result<Splits> {
-        let schemas = schemas(source)?;
-        if let (Some(folder), None) = (&source.folder, self.databases.get()) {
-            let _ = self.databases.set(spider_databases(&folder.join("spider"))?);
-        }
-        let files = SplitFiles { folder: "spider", train: "train", valid: None, test: "dev", test_alone: false };
-        let read = |row: &Row| self.read(row, &schemas);
-        // A question that is worded twice for one query stays on one side.
-        let group = |_, row: &QuestionRow| format!("{} {}", row.database, row.query);
-        let loaded = load_files(source, SPIDER.name, files, self.options.valid, read, group)?;
+        let (loaded, databases) = (self.load)(source)?;
+        // Loaded again, they are the same.
+        let _ = self.databases.set(databases);
         Ok(loaded.into_splits(|row, training| [self.example(row, training)]))
     }
 
     fn score(&self, examples: &[Example], predictions: &[String]) -> Result<Scores> {
-        let databases = self.databases.get().ok_or_else(|| DataError::NoFolder { task: SPIDER.name.to_owned() })?;
+        let databases = self.databases.get().ok_or_else(|| DataError::NoFolder { task: self.name.to_owned() })?;
         Answers::read(&self.format, examples, predictions)?.score(&self.format.metrics, databases)
     }
+}
+
+fn load_spider(source: &DataSource, options: SpiderOptions) -> Result<(Loaded<QuestionRow>, BTreeMap<String, Database>)> {
+    let schemas = schemas(source)?;
+    let databases = match &source.folder {
+        Some(folder) => spider_databases(&folder.join("spider"))?,
+        None => BTreeMap::new(),
+    };
+    let files = SplitFiles { folder: "spider", train: "train", valid: None, test: "dev", test_alone: false };
+    let read = |row: &Row| {
+        let database = row.text("db_id")?;
+        let schema = schemas.get(database).ok_or_else(|| row.wrong("db_id", "a database of tables.json", row.get("db_id")))?;
+        let query = row.text("query")?.trim();
+        Ok(QuestionRow {
+            id: row.id(),
+            database: database.to_owned(),
+            question: row.text("question")?.to_owned(),
+            query: if options.lower_case { query.to_lowercase() } else { query.to_owned() },
+            schema: schema.clone(),
+        })
+    };
+    // A question that is worded twice for one query stays on one side.
+    let group = |_, row: &QuestionRow| format!("{} {}", row.database, row.query);
+    Ok((load_files(source, SPIDER.name, files, options.valid, read, group)?, databases))
+}
+
+fn load_world(options: &WorldOptions) -> Result<(Loaded<QuestionRow>, BTreeMap<String, Database>)> {
+    let Loaded { dataset_id, revision, rows } = QUERIES.load(options)?;
+    let mut databases = BTreeMap::new();
+    let mut asked = |rows: Vec<QueryRow>| -> Vec<QuestionRow> {
+        let question = |QueryRow { id, database, query, tables }: QueryRow| {
+            let schema = Schema::of_world(&tables).text().unwrap_or_default();
+            databases.entry(database.clone()).or_insert_with(|| Database::script(&database, tables.script()));
+            QuestionRow { id, database, question: query.question, query: query.sql, schema }
+        };
+        rows.into_iter().map(question).collect()
+    };
+    let rows = SplitRows { train: asked(rows.train), valid: asked(rows.valid), test: asked(rows.test) };
+    Ok((Loaded { dataset_id, revision, rows }, databases))
 }
 
 #[cfg(test)]

@@ -9,7 +9,10 @@ use serde_json::{Value, json};
 use std::path::Path;
 use tokenizers::models::TrainerWrapper;
 use tokenizers::models::bpe::{BPE, BpeTrainer};
+use tokenizers::pre_tokenizers::PreTokenizerWrapper;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
+use tokenizers::pre_tokenizers::digits::Digits;
+use tokenizers::pre_tokenizers::sequence::Sequence;
 use tokenizers::{AddedToken, Tokenizer};
 
 /// The one special token of a tokenizer trained here: padding and end of text, id 0.
@@ -69,8 +72,8 @@ impl TextTokenizer {
         gguf::build(vocabulary)
     }
 
-    /// Trains a byte-level BPE of `vocab_size` tokens: `<|endoftext|>` as id 0, the 256 bytes, then merges. Equal texts give equal
-    /// tokenizers.
+    /// Trains a byte-level BPE of `vocab_size` tokens: `<|endoftext|>` as id 0, the 256 bytes, then merges, none of which joins a digit to
+    /// anything. Equal texts give equal tokenizers.
     ///
     /// # Errors
     /// Where `vocab_size` has no room for the bytes, or the texts are too few for that many merges.
@@ -80,6 +83,11 @@ impl TextTokenizer {
             return Err(wrong("needs at least 257 tokens: 256 bytes and the end of text".to_owned()));
         }
         let mut inner = byte_level_tokenizer(BPE::default());
+        // Digits stand alone, as in LLaMA's vocabulary: a number is read and said digit by digit, and a label is the same token with and
+        // without a space before it.
+        let digits = PreTokenizerWrapper::Digits(Digits::new(true));
+        let bytes = PreTokenizerWrapper::ByteLevel(ByteLevel::new(false, false, true));
+        inner.with_pre_tokenizer(Some(Sequence::new(vec![digits, bytes])));
         let mut trainer = TrainerWrapper::BpeTrainer(
             BpeTrainer::builder()
                 .vocab_size(vocab_size)
@@ -203,6 +211,8 @@ mod tests {
         let again = TextTokenizer::train_byte_bpe(World::new(0).corpus(0, 3000), 512).unwrap();
         assert_eq!(again.hash(), trained().hash());
         assert_eq!((trained().vocab_size(), trained().eos_id(), trained().bos_id()), (512, Some(0), None));
+        let ids = trained().encode(" 12", false).unwrap();
+        assert_eq!((ids.len(), &ids[1..]), (3, &trained().encode("12", false).unwrap()[..]), "digits stand alone");
         let ids = trained().encode(" the ", false).unwrap();
         assert!(ids.len() < " the ".len() && ids.iter().all(|&id| (1..512).contains(&id)), "{ids:?}");
     }

@@ -23,18 +23,36 @@ impl Style {
     pub const ALL: [Self; 4] = [Self::Sentences, Self::Joined, Self::Relative, Self::Nominal];
 }
 
-/// The verb phrase of a statement, in one of two wordings.
-pub fn verb_phrase((attribute, value): Statement, second_wording: bool) -> String {
+/// The form of a verb.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Form {
+    /// Of one creature, now: what is said so is a fact of the world.
+    Present,
+    /// Of several creatures, now.
+    Plural,
+    /// Of something that was: no fact.
+    Past,
+}
+
+/// The verb of an attribute in one of two wordings and a form, and what stands around the value behind it.
+fn verb(attribute: Attribute, form: Form, second_wording: bool) -> (&'static str, &'static str, &'static str) {
+    let in_form = |forms: [&'static str; 3]| forms[form as usize];
     match (attribute, second_wording) {
-        (Attribute::Food, false) => format!("eats {value}"),
-        (Attribute::Food, true) => format!("feeds on {value}"),
-        (Attribute::Home, false) => format!("lives in {value}"),
-        (Attribute::Home, true) => format!("stays in {value}"),
-        (Attribute::Colour, false) => format!("is {value}"),
-        (Attribute::Colour, true) => format!("has a {value} coat"),
-        (Attribute::Tool, false) => format!("carries a {value}"),
-        (Attribute::Tool, true) => format!("works with a {value}"),
+        (Attribute::Food, false) => (in_form(["eats", "eat", "ate"]), "", ""),
+        (Attribute::Food, true) => (in_form(["feeds", "feed", "fed"]), "on ", ""),
+        (Attribute::Home, false) => (in_form(["lives", "live", "lived"]), "in ", ""),
+        (Attribute::Home, true) => (in_form(["stays", "stay", "stayed"]), "in ", ""),
+        (Attribute::Colour, false) => (in_form(["is", "are", "was"]), "", ""),
+        (Attribute::Colour, true) => (in_form(["has", "have", "had"]), "a ", " coat"),
+        (Attribute::Tool, false) => (in_form(["carries", "carry", "carried"]), "a ", ""),
+        (Attribute::Tool, true) => (in_form(["works", "work", "worked"]), "with a ", ""),
     }
+}
+
+/// The verb phrase of a statement, in one of two wordings.
+pub fn verb_phrase((attribute, value): Statement, form: Form, second_wording: bool) -> String {
+    let (verb, before, after) = verb(attribute, form, second_wording);
+    format!("{verb} {before}{value}{after}")
 }
 
 /// The English noun for an attribute.
@@ -57,9 +75,10 @@ pub fn predicate(attribute: Attribute) -> &'static str {
     }
 }
 
-/// The sentences that tell `statements` (at least one) about the creature called `name`.
-pub fn tell(name: &str, statements: &[Statement], style: Style, second_wording: bool) -> Vec<String> {
-    let phrases: Vec<String> = statements.iter().map(|&statement| verb_phrase(statement, second_wording)).collect();
+/// The sentences that tell `statements` (at least one) about the creature called `name`, in the present or the past.
+pub fn tell(name: &str, statements: &[Statement], style: Style, form: Form, second_wording: bool) -> Vec<String> {
+    let phrases: Vec<String> = statements.iter().map(|&statement| verb_phrase(statement, form, second_wording)).collect();
+    let is = if form == Form::Past { "was" } else { "is" };
     match style {
         Style::Sentences => phrases
             .iter()
@@ -70,8 +89,8 @@ pub fn tell(name: &str, statements: &[Statement], style: Style, second_wording: 
         Style::Joined | Style::Relative => vec![format!("the {name} {}.", list(&phrases))],
         Style::Nominal => {
             let sentence = |(i, &(attribute, value)): (usize, &Statement)| match i {
-                0 => format!("the {} of the {name} is {value}.", noun(attribute)),
-                _ => format!("its {} is {value}.", noun(attribute)),
+                0 => format!("the {} of the {name} {is} {value}.", noun(attribute)),
+                _ => format!("its {} {is} {value}.", noun(attribute)),
             };
             statements.iter().enumerate().map(sentence).collect()
         }
@@ -79,7 +98,7 @@ pub fn tell(name: &str, statements: &[Statement], style: Style, second_wording: 
 }
 
 /// `a`, `a and b`, `a, b and c`.
-fn list(phrases: &[String]) -> String {
+pub(super) fn list(phrases: &[String]) -> String {
     match phrases {
         [] => String::new(),
         [one] => one.clone(),
@@ -113,12 +132,15 @@ mod tests {
     #[test]
     fn every_style_reads_as_meant() {
         let said = [(Attribute::Food, "tavu"), (Attribute::Home, "lopan"), (Attribute::Colour, "kesi")];
-        let told = |style, second| tell("miro", &said, style, second).join(" ");
+        let told = |style, second| tell("miro", &said, style, Form::Present, second).join(" ");
         assert_eq!(told(Style::Sentences, false), "the miro eats tavu. it lives in lopan. it is kesi.");
         assert_eq!(told(Style::Joined, true), "the miro feeds on tavu, stays in lopan and has a kesi coat.");
         assert_eq!(told(Style::Relative, false), "the miro, which eats tavu, lives in lopan and is kesi.");
         assert_eq!(told(Style::Nominal, false), "the food of the miro is tavu. its home is lopan. its colour is kesi.");
-        assert_eq!(tell("miro", &said[..1], Style::Relative, false), ["the miro eats tavu."]);
+        assert_eq!(tell("miro", &said[..1], Style::Relative, Form::Present, false), ["the miro eats tavu."]);
+        let past = |style, second| tell("miro", &said, style, Form::Past, second).join(" ");
+        assert_eq!(past(Style::Joined, true), "the miro fed on tavu, stayed in lopan and had a kesi coat.");
+        assert_eq!(past(Style::Nominal, false), "the food of the miro was tavu. its home was lopan. its colour was kesi.");
     }
 
     #[test]

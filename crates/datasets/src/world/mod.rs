@@ -1,24 +1,32 @@
-//! A small invented world: its words, its facts, a grammar to speak of them, text to pre-train on, and rows for three tasks.
+//! A small invented world: its words, its facts, a grammar to speak of them, text to pre-train on, and rows for a task of every kind.
 //!
 //! It is there so that everything runs where no data folder and no checkpoint are at hand. A base model pre-trained on [`corpus`] knows
-//! which words praise and which blame, and what each creature eats, carries and looks like; the tasks ask for that knowledge in formats
-//! the corpus never shows. Nothing about it is real, and a score on it compares with nothing but other scores on it.
+//! which words praise and which blame, what each creature eats, carries and looks like, when two texts say the same, how numbers add
+//! up; the tasks ask for that in formats the corpus never shows. Nothing about it is real, and a score on it compares with nothing but
+//! other scores on it.
 //!
 //! Everything is a function of the seed and the sizes: the same bytes on every platform.
 //!
 //! * [`lexicon`]: the invented words. [`facts`]: four attributes of every creature. [`grammar`]: sentences about facts.
-//! * [`opinion`]: sentences that praise or blame. [`text`]: documents for pre-training.
-//! * `rows`: what the tasks `world/sentiment`, `world/choice` and `world/triples` are made of.
+//! * `opinion`: sentences that praise or blame. `events`, `scene`, `talk`, `sums`, `tables` and `pictures`: what is no fact and must be
+//!   read. [`text`]: documents for pre-training, with what each kind teaches.
+//! * `rows`: what the tasks `world/…` are made of, with what each asks for and which documents teach it.
 
+pub(crate) mod events;
 pub mod facts;
 pub mod grammar;
 pub mod lexicon;
 pub mod opinion;
+pub(crate) mod pictures;
 pub(crate) mod rows;
+pub(crate) mod scene;
+pub(crate) mod sums;
+pub(crate) mod tables;
+pub(crate) mod talk;
 pub mod text;
 
 use crate::draw;
-use facts::Facts;
+use facts::{Attribute, Facts};
 use lexicon::Lexicon;
 use peftbench_spec::SpecError;
 use peftbench_spec::seed::{Stream, stream};
@@ -102,6 +110,44 @@ impl World {
     pub(crate) fn draw_creature(&self, draws: &mut Stream) -> usize {
         draw_by_rank(draws, self.sizes.creatures)
     }
+
+    /// The name of a creature that is none of `others`.
+    pub(crate) fn draw_other_creature(&self, draws: &mut Stream, others: &[&str]) -> &str {
+        loop {
+            let name = self.lexicon.creatures[self.draw_creature(draws)].as_str();
+            if !others.contains(&name) {
+                return name;
+            }
+        }
+    }
+
+    /// The names of two different creatures.
+    pub(crate) fn draw_two_creatures(&self, draws: &mut Stream) -> (&str, &str) {
+        let first = self.draw_other_creature(draws, &[]);
+        (first, self.draw_other_creature(draws, &[first]))
+    }
+
+    /// Any value of an attribute, whatever the facts are.
+    pub(crate) fn draw_value(&self, draws: &mut Stream, attribute: Attribute) -> &str {
+        draw::pick(draws, &self.lexicon.values[attribute.index()]).as_str()
+    }
+
+    /// Two different values of an attribute.
+    pub(crate) fn draw_two(&self, draws: &mut Stream, attribute: Attribute) -> (&str, &str) {
+        let first = self.draw_value(draws, attribute);
+        loop {
+            let second = self.draw_value(draws, attribute);
+            if second != first {
+                return (first, second);
+            }
+        }
+    }
+
+    /// A food or a tool.
+    pub(crate) fn draw_thing(&self, draws: &mut Stream) -> &str {
+        let attribute = if draw::chance(draws, 1, 2) { Attribute::Food } else { Attribute::Tool };
+        self.draw_value(draws, attribute)
+    }
 }
 
 /// An index below `len` by a flattened Zipf law: weight 1/(rank + len/4), so that the first is five times as likely as the last.
@@ -137,8 +183,10 @@ mod tests {
     fn the_corpus_is_plain_text_without_a_task_format() {
         let mut sentences = 0;
         for document in corpus(1, 5000) {
-            assert!(document.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b" ,.".contains(&b)), "{document}");
+            assert!(document.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b" ,.()'+-*=<>".contains(&b)), "{document}");
             assert!(document.ends_with('.') && !document.contains("  "), "{document}");
+            // No separator of a prompt has a character of this text; what could be shown are a query and the end of a solution.
+            assert!(!document.contains("select ") && !document.contains("the answer is"), "{document}");
             sentences += document.matches('.').count();
         }
         assert!((5000..5010).contains(&sentences), "{sentences}");

@@ -8,15 +8,15 @@
 mod hub;
 mod parse;
 
-use super::loading::{Loaded, SplitFiles, load_files, too_small};
+use super::loading::{Loaded, SplitFiles, load_files};
 use super::published::Published;
-use super::{IST, LIKELIHOOD, LLM_ADAPTERS, Task, TaskEntry, alpaca, check_counts, check_difficulty};
+use super::twin::{Twin, WorldOptions};
+use super::{IST, LIKELIHOOD, LLM_ADAPTERS, Task, TaskEntry, alpaca};
 use crate::error::Result;
 use crate::example::{Example, Splits};
 use crate::format::{Format, Options, Scoring, fill};
 use crate::source::{DataSource, Row};
-use crate::world::rows::{self, Counts, SplitRows};
-use crate::world::{World, WorldSizes};
+use crate::world::rows::{self, SplitRows};
 use parse::Layout;
 use peftbench_spec::{Component, SpecError};
 use serde::{Deserialize, Serialize};
@@ -118,10 +118,10 @@ pub const WORLD: TaskEntry = TaskEntry {
     published: None,
     known_overlap: 0,
     build: |task| {
-        let Options { own, format } = WorldOptions::parse(task)?;
+        let Options { own, format } = parse_world(task)?;
         Ok(Box::new(MultipleChoice { name: WORLD.name, format, layout: ANSWERS, rows: Rows::World(own) }))
     },
-    resolve: |task| WorldOptions::parse(task)?.resolved(task),
+    resolve: |task| parse_world(task)?.resolved(task),
 };
 
 fn parse_files(task: &Component) -> std::result::Result<(DataSet, Options<FileOptions>), SpecError> {
@@ -166,55 +166,22 @@ pub struct FileOptions {
     pub valid: usize,
 }
 
-/// Options of `world/choice`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct WorldOptions {
-    /// Training examples.
-    pub train: usize,
-    /// Validation examples.
-    pub valid: usize,
-    /// Test examples.
-    pub test: usize,
-    /// 0: one wording of each question; 1: four; 2: four, of which one occurs in the test only.
-    pub difficulty: u8,
-    /// Which world; the base model must have been pre-trained on it.
-    pub world_seed: u64,
-    /// How much there is in the world; as in pre-training.
-    pub world_sizes: WorldSizes,
+static CHOICE: Twin<ChoiceRow> = Twin {
+    name: WORLD.name,
+    sizes: [1000, 200, 480],
+    difficulty: 1,
+    most_difficult: rows::choice::MOST_DIFFICULT_CHOICE,
+    rows: rows::choice::choice,
+};
+
+fn parse_world(task: &Component) -> std::result::Result<Options<WorldOptions>, SpecError> {
+    CHOICE.parse(task, PROTOCOLS, |protocol| format(protocol, ANSWER_LABELS), PLACEHOLDERS)
 }
 
-impl Default for WorldOptions {
-    fn default() -> Self {
-        Self { train: 1500, valid: 200, test: 480, difficulty: 1, world_seed: 0, world_sizes: WorldSizes::default() }
-    }
-}
-
-impl WorldOptions {
-    fn parse(task: &Component) -> std::result::Result<Options<Self>, SpecError> {
-        let options =
-            Options::parse(task, PROTOCOLS, |protocol| Options { own: Self::default(), format: format(protocol, ANSWER_LABELS) })?;
-        options.format.check(PLACEHOLDERS)?;
-        let own = &options.own;
-        own.world_sizes.check()?;
-        check_counts(own.counts())?;
-        check_difficulty(own.difficulty, rows::MOST_DIFFICULT_CHOICE)?;
-        Ok(options)
-    }
-
-    fn counts(&self) -> Counts {
-        Counts { train: self.train, valid: self.valid, test: self.test }
-    }
-
-    fn load(&self) -> Result<Loaded<Question>> {
-        let world = World::with_sizes(self.world_seed, self.world_sizes);
-        let rows = rows::choice(&world, self.counts(), self.difficulty).map_err(|short| {
-            too_small(WORLD.name, short, "lower `train`, `valid` or `test`, or raise `world_sizes.creatures` or `world_sizes.values`")
-        })?;
-        let asked = |rows: Vec<ChoiceRow>| rows.into_iter().map(|row| Question { instruction: ANSWERS.instruction(&row), row }).collect();
-        let rows = SplitRows { train: asked(rows.train), valid: asked(rows.valid), test: asked(rows.test) };
-        Ok(Loaded::of_world(WORLD.name, self.world_seed, rows))
-    }
+fn load_world(options: &WorldOptions) -> Result<Loaded<Question>> {
+    let Loaded { dataset_id, revision, rows } = CHOICE.load(options)?;
+    let asked = |rows: Vec<ChoiceRow>| rows.into_iter().map(|row| Question { instruction: ANSWERS.instruction(&row), row }).collect();
+    Ok(Loaded { dataset_id, revision, rows: SplitRows { train: asked(rows.train), valid: asked(rows.valid), test: asked(rows.test) } })
 }
 
 /// One question with its options.
@@ -285,7 +252,7 @@ impl Task for MultipleChoice {
     fn load(&self, source: &DataSource) -> Result<Splits> {
         let loaded = match &self.rows {
             Rows::Files { set, valid } => load_rows(source, set, *valid)?,
-            Rows::World(options) => options.load()?,
+            Rows::World(options) => load_world(options)?,
         };
         Ok(loaded.into_splits(|question, training| [self.example(question, training)]))
     }
