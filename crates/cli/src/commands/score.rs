@@ -93,7 +93,7 @@ fn by_task(verb: &Score, task: &str, source: &DataSource, predicted: &[Predicted
         let like = examples.first().map_or("", |example| &example.id);
         return Err(problem.hint(format!("its ids look like `{like}`, the file's like `{}`", predicted[0].id)).into());
     }
-    let values = built.score(&scored, &predictions);
+    let values = built.score(&scored, &predictions)?.values;
     let task = Some((task, split));
     Ok(Scored { task, items: scored.len(), missing, unknown, only_given: verb.only_given, values })
 }
