@@ -6,6 +6,7 @@ mod common;
 
 use common::{Playground, Ran, Result, count_events, is_done, signal, state, wait_for};
 use peftbench_results::{rows::Status, tables};
+use peftbench_spec::event::{Event, PhaseRecord};
 use std::fs;
 use std::process::Child;
 
@@ -289,6 +290,17 @@ train.gradient_checkpointing = [false, true]
     adapters.sort();
     adapters.dedup();
     assert_eq!(adapters.len(), 2, "one adapter a model, checkpointed or not");
+    for run in &runs {
+        let events = fs::read_to_string(run.join("events.jsonl")).unwrap();
+        let events = events.lines().map(|line| serde_json::from_str::<Event>(line).unwrap());
+        let phases: Vec<PhaseRecord> =
+            events.filter_map(|event| if let Event::Phase(record) = event { Some(record) } else { None }).collect();
+        assert!(phases.iter().any(|phase| phase.phase == "train" && phase.by_kind["activations"] > 0));
+        for PhaseRecord { phase, by_kind, peak_bytes, .. } in phases {
+            let off = by_kind.values().sum::<u64>() as f64 / peak_bytes as f64 - 1.0;
+            assert!(off.abs() < 0.03, "{phase}: {by_kind:?}, the allocator's peak is {peak_bytes}");
+        }
+    }
     for run in runs {
         playground.expect(0, &[&["rerun", run.join("manifest.toml").to_str().unwrap(), "--check", "--threads", "2"], &models[..]].concat());
     }

@@ -274,15 +274,17 @@ fn phase_columns(row: &mut RunRow, events: &RunEvents) {
     }
     row.rss_peak_bytes = events.phases.iter().filter_map(|p| p.record.rss_peak_bytes).max();
     let training = |phase: &&Attributed<PhaseRecord>| phase.record.phase == "train";
-    let highest = |kind: &str| events.phases.iter().filter(training).filter_map(|p| p.record.by_kind.get(kind).copied()).max();
-    row.weights_bytes = highest("weights");
-    row.adapter_bytes = highest("adapter");
-    row.gradients_bytes = highest("gradients");
-    row.optimizer_bytes = highest("optimizer");
-    row.activations_bytes = highest("activations");
-    row.workspace_bytes = highest("workspace");
+    // The kinds of one moment, which add up: those of the phase with the highest peak.
+    let highest = events.phases.iter().filter(training).map(|p| &p.record).max_by_key(|record| record.peak_bytes);
+    let kind = |name: &str| highest.and_then(|record| record.by_kind.get(name).copied());
+    row.weights_bytes = kind("weights");
+    row.adapter_bytes = kind("adapter");
+    row.gradients_bytes = kind("gradients");
+    row.optimizer_bytes = kind("optimizer");
+    row.activations_bytes = kind("activations");
+    row.workspace_bytes = kind("workspace");
     // Known also for a run that failed after training began.
-    row.train_peak_bytes = events.phases.iter().filter(training).map(|p| p.record.peak_bytes).max();
+    row.train_peak_bytes = highest.map(|record| record.peak_bytes);
 }
 
 fn summary_columns(row: &mut RunRow, summary: &Summary, events: &RunEvents) {

@@ -145,10 +145,9 @@ fn phases(events: &RunEvents) -> String {
         let sum = sums.entry(&record.phase).or_default();
         sum.seconds += record.seconds;
         sum.compute_seconds += record.compute_seconds;
-        sum.peak_bytes = sum.peak_bytes.max(record.peak_bytes);
-        for (kind, bytes) in &record.by_kind {
-            let highest = sum.by_kind.entry(kind.clone()).or_default();
-            *highest = (*highest).max(*bytes);
+        if record.peak_bytes >= sum.peak_bytes {
+            sum.peak_bytes = record.peak_bytes;
+            sum.by_kind.clone_from(&record.by_kind);
         }
     }
     if names.is_empty() {
