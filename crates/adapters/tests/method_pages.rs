@@ -79,6 +79,7 @@ fn slots_section(entry: &MethodEntry) -> String {
     let method = methods::build(&small(entry.name)).unwrap();
     let kinds: Vec<String> = method.slot_kinds().iter().map(|kind: &SlotKind| format!("{kind:?}").to_lowercase()).collect();
     let mut text = match kinds.is_empty() {
+        true if entry.name == "combined" => "Where its entries do.\n".to_owned(),
         true => "It has a place of its own and takes no targets.\n".to_owned(),
         false => format!("It attaches to slots of the kind {}.\n", kinds.join(" and ")),
     };
@@ -94,21 +95,17 @@ fn slots_section(entry: &MethodEntry) -> String {
             let _ = writeln!(text, "* `{targets}`{on}");
         }
     }
-    let refused = bases::all().into_iter().filter_map(|base| {
-        let error = attach(&mut *bases::base(&base), &small(entry.name), &[], "all", 0).err()?;
-        Some((base, error.to_string()))
-    });
-    let mut refused: Vec<(String, String)> = refused.collect();
-    if refused.len() > 4 {
-        // A model without SSM layers says so each time.
-        let kept = refused.remove(0);
-        let names: Vec<String> = std::iter::once(kept.0).chain(refused.into_iter().map(|(name, _)| name)).collect();
-        refused = vec![(names.join("`, `"), kept.1)];
+    // Models without SSM layers all say the same.
+    let mut refused: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    for base in bases::all() {
+        if let Err(error) = attach(&mut *bases::base(&base), &small(entry.name), &[], "all", 0) {
+            refused.entry(error.to_string()).or_default().push(format!("`{base}`"));
+        }
     }
     if !refused.is_empty() {
         text += "\nOf the test models it refuses:\n\n";
-        refused.iter().for_each(|(base, error)| {
-            let _ = writeln!(text, "* `{base}`: {error}");
+        refused.iter().for_each(|(error, bases)| {
+            let _ = writeln!(text, "* {}: {error}", bases.join(", "));
         });
     }
     text
