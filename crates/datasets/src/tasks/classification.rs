@@ -47,7 +47,7 @@ const EQUIVALENCE: &[&str] = &["not_equivalent", "equivalent"];
 const DATA_SETS: [DataSet; 7] = [
     DataSet {
         name: RTE.name,
-        shape: Shape { texts: &["sentence1", "sentence2"], labels: ENTAILMENT, metrics: ACCURACY },
+        shape: INFERENCE,
         instruction: "Determine if the given pair of sentences displays entailment or not_entailment. \
             Respond with '0' if entailment or '1' if not_entailment: ",
     },
@@ -83,7 +83,7 @@ const DATA_SETS: [DataSet; 7] = [
     },
     DataSet {
         name: MNLI.name,
-        shape: INFERENCE,
+        shape: Shape { texts: &["premise", "hypothesis"], labels: &["entailment", "neutral", "contradiction"], metrics: ACCURACY },
         instruction: "Assess the connection between the following sentences and classify it as entailment, neutral, or contradiction. \
             Respond with '0' if entailment, '1' if neutral or '2' if contradiction: ",
     },
@@ -92,7 +92,7 @@ const DATA_SETS: [DataSet; 7] = [
 const PARAPHRASE: Shape = Shape { texts: &["sentence1", "sentence2"], labels: EQUIVALENCE, metrics: ACCURACY_AND_F1 };
 const ACCEPTABILITY: Shape =
     Shape { texts: &["sentence"], labels: &["unacceptable", "acceptable"], metrics: &[matthews::MATTHEWS.name, accuracy::NAME] };
-const INFERENCE: Shape = Shape { texts: &["premise", "hypothesis"], labels: &["entailment", "neutral", "contradiction"], metrics: ACCURACY };
+const INFERENCE: Shape = Shape { texts: &["sentence1", "sentence2"], labels: ENTAILMENT, metrics: ACCURACY };
 const SENTIMENT: Shape = Shape { texts: &["sentence"], labels: &["negative", "positive"], metrics: ACCURACY };
 
 const fn glue(name: &'static str, summary: &'static str, published: &'static Published, known_overlap: usize) -> TaskEntry {

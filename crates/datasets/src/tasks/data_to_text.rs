@@ -134,13 +134,8 @@ fn dart_row(columns: Columns) -> std::result::Result<Option<Columns>, String> {
     Ok((!texts.is_empty()).then(|| row([("tripleset", triples), ("targets", json!(texts))])))
 }
 
-static TRIPLES: Twin<TripleRow> = Twin {
-    name: WORLD.name,
-    sizes: [1000, 100, 200],
-    difficulty: 3,
-    most_difficult: rows::MOST_DIFFICULT,
-    rows: rows::triples::triples,
-};
+static TRIPLES: Twin<TripleRow> =
+    Twin { name: WORLD.name, sizes: [1000, 100, 200], difficulty: 3, most_difficult: rows::MOST_DIFFICULT, rows: rows::triples::triples };
 
 fn parse_world(task: &Component) -> std::result::Result<Options<WorldOptions>, SpecError> {
     // No instruction, because the models for this world are tiny.

@@ -86,13 +86,8 @@ pub const WORLD: TaskEntry = TaskEntry {
 /// The tiny models of that world have never read an instruction.
 const WORLD_PROTOCOLS: &[&str] = &[GREEDY, LLM_ADAPTERS, IST];
 
-static PROBLEMS: Twin<ProblemRow> = Twin {
-    name: WORLD.name,
-    sizes: [1000, 100, 200],
-    difficulty: 1,
-    most_difficult: rows::MOST_DIFFICULT,
-    rows: rows::problems::problems,
-};
+static PROBLEMS: Twin<ProblemRow> =
+    Twin { name: WORLD.name, sizes: [1000, 100, 200], difficulty: 1, most_difficult: rows::MOST_DIFFICULT, rows: rows::problems::problems };
 
 fn parse_world(task: &Component) -> std::result::Result<Options<WorldOptions>, SpecError> {
     let format = |protocol| Format { max_new_tokens: if protocol == GREEDY { 64 } else { 256 }, ..format(protocol, Kind::Number) };

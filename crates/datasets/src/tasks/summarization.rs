@@ -78,10 +78,8 @@ pub struct SamsumOptions {
 }
 
 fn parse(task: &Component) -> std::result::Result<Options<SamsumOptions>, SpecError> {
-    let options = Options::parse(task, PROTOCOLS, |protocol| Options {
-        own: SamsumOptions { valid: WHOLE_SPLIT },
-        format: format(protocol),
-    })?;
+    let options =
+        Options::parse(task, PROTOCOLS, |protocol| Options { own: SamsumOptions { valid: WHOLE_SPLIT }, format: format(protocol) })?;
     options.format.check(PLACEHOLDERS)?;
     Ok(options)
 }
@@ -140,9 +138,8 @@ impl Task for Summarization {
 fn load_dialogues(source: &DataSource, valid: usize) -> Result<Loaded<DialogueRow>> {
     let has_dev = source.files(SAMSUM.name, "samsum", "dev").is_ok();
     let files = SplitFiles { folder: "samsum", train: "train", valid: has_dev.then_some("dev"), test: "test", test_alone: false };
-    let read = |row: &Row| {
-        Ok(DialogueRow { id: row.id(), dialogue: row.text("dialogue")?.to_owned(), summary: row.text("summary")?.to_owned() })
-    };
+    let read =
+        |row: &Row| Ok(DialogueRow { id: row.id(), dialogue: row.text("dialogue")?.to_owned(), summary: row.text("summary")?.to_owned() });
     // Equal dialogues stay on one side.
     load_files(source, SAMSUM.name, files, valid, read, |_, row| row.dialogue.clone())
 }

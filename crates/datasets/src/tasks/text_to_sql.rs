@@ -60,13 +60,8 @@ pub const WORLD: TaskEntry = TaskEntry {
     resolve: |task| parse_world(task)?.resolved(task),
 };
 
-static QUERIES: Twin<QueryRow> = Twin {
-    name: WORLD.name,
-    sizes: [1000, 100, 200],
-    difficulty: 1,
-    most_difficult: tables::MOST_DIFFICULT,
-    rows: rows::queries::queries,
-};
+static QUERIES: Twin<QueryRow> =
+    Twin { name: WORLD.name, sizes: [1000, 100, 200], difficulty: 1, most_difficult: tables::MOST_DIFFICULT, rows: rows::queries::queries };
 
 fn parse_world(task: &Component) -> std::result::Result<Options<WorldOptions>, SpecError> {
     // No instruction, because the models for this world are tiny.

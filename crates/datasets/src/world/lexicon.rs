@@ -24,9 +24,8 @@ const VOWELS: &[u8] = b"aeiou";
 const CODAS: [&str; 10] = ["", "", "", "", "n", "r", "l", "s", "k", "m"];
 
 /// English words of the world's text that an invented one could begin like: two times a consonant and a vowel.
-const TAKEN: [&str; 16] = [
-    "home", "gave", "came", "live", "colour", "never", "more", "made", "same", "name", "last", "nobody", "total", "need", "size", "today",
-];
+const TAKEN: [&str; 16] =
+    ["home", "gave", "came", "live", "colour", "never", "more", "made", "same", "name", "last", "nobody", "total", "need", "size", "today"];
 
 impl Lexicon {
     /// Draws the words of a world. No word is a prefix of another.
@@ -90,7 +89,7 @@ mod tests {
         let world = crate::world::World::new(0);
         let own: HashSet<&String> = all(&world.lexicon).into_iter().collect();
         let text: Vec<String> = world.corpus(0, 5000).collect();
-        let english: HashSet<String> = 
+        let english: HashSet<String> =
             text.iter().flat_map(|document| document.split(|c: char| !c.is_ascii_alphabetic())).map(str::to_owned).collect();
         let english: HashSet<String> = english.into_iter().filter(|word| !own.contains(word)).collect();
         assert!((100..250).contains(&english.len()), "{english:?}");

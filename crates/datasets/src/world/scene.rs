@@ -99,7 +99,8 @@ impl<'w> Scene<'w> {
 
     /// A value that `stated` does not have: another creature's in the scene where there is one, in half of the draws.
     fn another_value(&self, world: &'w World, draws: &mut Stream, stated: Statement<'w>) -> &'w str {
-        let others: Vec<&'w str> = self.said.iter().flat_map(|(_, s)| s).filter(|s| s.0 == stated.0 && s.1 != stated.1).map(|s| s.1).collect();
+        let others: Vec<&'w str> =
+            self.said.iter().flat_map(|(_, s)| s).filter(|s| s.0 == stated.0 && s.1 != stated.1).map(|s| s.1).collect();
         if !others.is_empty() && draw::chance(draws, 1, 2) {
             return others[draw::below(draws, others.len())];
         }

@@ -230,10 +230,8 @@ impl Database {
         let table = &self.tables[0];
         let Kind { singular, plural } = table.kind;
         if table.columns.contains(&Column::Attribute(Attribute::Home)) {
-            let sql = format!(
-                "select t2.{SIZE} from {plural} as t1 join {} as t2 on t1.home = t2.name where t1.name = '{name}'",
-                PLACES.plural
-            );
+            let sql =
+                format!("select t2.{SIZE} from {plural} as t1 join {} as t2 on t1.home = t2.name where t1.name = '{name}'", PLACES.plural);
             return (format!("what is the {SIZE} of the home of the {singular} called {name}?"), sql);
         }
         let place = self.tables.last().map_or(name, |places| draw::pick(draws, &places.rows)[0].as_str());
@@ -277,9 +275,8 @@ mod tests {
         let world = World::new(0);
         let mut draws = stream(0, "t");
         for (difficulty, hardest) in [(0, "count(*)"), (1, ">"), (2, "group by"), (3, "join")] {
-            let queries: Vec<String> = (0..300)
-                .map(|_| Database::draw(&world, &mut draws, difficulty).ask(&mut draws, difficulty).sql)
-                .collect();
+            let queries: Vec<String> =
+                (0..300).map(|_| Database::draw(&world, &mut draws, difficulty).ask(&mut draws, difficulty).sql).collect();
             assert!(queries.iter().any(|sql| sql.contains(hardest)));
             assert!(difficulty == 3 || !queries.iter().any(|sql| sql.contains("join")));
         }

@@ -13,10 +13,10 @@ use peftbench_spec::{Component, SpecError};
 /// In the image of `glue/sst2`.
 pub const SENTIMENT: TaskEntry = entry("world/sentiment", "whether a sentence of the invented world praises or blames, as glue/sst2 asks");
 /// In the image of `glue/cola`.
-pub const ACCEPTABILITY: TaskEntry = entry("world/acceptability", "whether a sentence of the invented world has no mistake, as glue/cola asks");
-/// In the image of `glue/mnli`.
-pub const ENTAILMENT: TaskEntry =
-    entry("world/entailment", "whether a claim follows from a text of the invented world, is open or contradicted, as glue/mnli asks");
+pub const ACCEPTABILITY: TaskEntry =
+    entry("world/acceptability", "whether a sentence of the invented world has no mistake, as glue/cola asks");
+/// In the image of `glue/rte`.
+pub const ENTAILMENT: TaskEntry = entry("world/entailment", "whether a claim follows from a text of the invented world, as glue/rte asks");
 /// In the image of `glue/mrpc`.
 pub const PARAPHRASE: TaskEntry =
     entry("world/paraphrase", "whether two sentences of the invented world tell of one event, as glue/mrpc asks");

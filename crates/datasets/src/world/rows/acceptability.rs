@@ -180,7 +180,9 @@ mod tests {
         assert_eq!(with(Mistake::Doubled).split(' ').count(), 9);
         assert_eq!(with(Mistake::Missing).split(' ').count(), 7);
         assert!(!with(Mistake::Preposition).contains(" in "));
-        assert!(["the miro eat tavu and lives in lopan.", "the miro eats tavu and live in lopan."].contains(&with(Mistake::Agreement).as_str()));
+        assert!(
+            ["the miro eat tavu and lives in lopan.", "the miro eats tavu and live in lopan."].contains(&with(Mistake::Agreement).as_str())
+        );
         assert_eq!(with_mistake(&world, &mut draws, "it sang.", Mistake::Agreement), None);
         for _ in 0..200 {
             let good = good_sentence(&world, &mut draws);

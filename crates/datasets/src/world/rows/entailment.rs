@@ -2,22 +2,25 @@
 
 use super::super::World;
 use super::super::scene::{Scene, Values, Verdict};
-use super::{Counts, Result, SplitRows, draw_splits};
+use super::{Counts, MOST_DIFFICULT, Result, SplitRows, draw_splits};
 use crate::draw;
 use crate::tasks::classification::LabelledTexts;
 
-/// Verdicts in the order of MNLI's labels.
-const LABELS: [Verdict; 3] = [Verdict::Follows, Verdict::Open, Verdict::Contradicts];
-
-/// Texts of long ago and claims that follow (label 0), are open (1) or contradicted (2), a third each. A text says one thing with
-/// difficulty 0, one or two of one creature with 1, up to three of one or two with 2, up to four with 3.
+/// Texts of long ago and claims that follow (label 0) or do not (1), half and half. A text says one thing up to difficulty 1, up to two
+/// of one creature with 2, up to four of one or two with 3. A claim that does not follow is of something else with difficulty 0; from 1 on
+/// half of them have another value for what was said.
 pub(crate) fn entailment(world: &World, counts: Counts, difficulty: u8) -> Result<SplitRows<LabelledTexts>> {
     draw_splits(world, "entailment", counts, |draws, id, index| {
-        let label = index % LABELS.len();
-        let said = 1 + draw::below(draws, usize::from(difficulty) + 1);
-        let pairs = if difficulty < 2 { 0 } else { 3 };
+        let label = index % 2;
+        let (most, pairs) = [(1, 0), (1, 0), (2, 0), (4, 3)][usize::from(difficulty.min(MOST_DIFFICULT))];
+        let said = 1 + draw::below(draws, most);
         let scene = Scene::draw(world, draws, said, Values::Drawn, pairs);
-        let claim = format!("{}.", scene.claim(world, draws, LABELS[label]));
+        let verdict = match label {
+            0 => Verdict::Follows,
+            _ if difficulty > 0 && draw::chance(draws, 1, 2) => Verdict::Contradicts,
+            _ => Verdict::Open,
+        };
+        let claim = format!("{}.", scene.claim(world, draws, verdict));
         let texts = vec![scene.tell_as_past(draws), claim];
         (texts.join(" "), LabelledTexts { id, texts, label })
     })
@@ -33,9 +36,9 @@ mod tests {
         let world = World::new(0);
         let mean = |difficulty| {
             let rows = entailment(&world, COUNTS, difficulty).unwrap().train;
-            assert!((0..3).all(|label| rows.iter().filter(|row| row.label == label).count() == 500));
-            rows.iter().map(|row| row.texts[0].split(' ').count()).sum::<usize>() / rows.len()
+            assert_eq!(rows.iter().filter(|row| row.label == 0).count(), 750);
+            rows.iter().map(|row| row.texts[0].split(' ').count() as f64).sum::<f64>() / rows.len() as f64
         };
-        assert!(mean(0) < mean(1) && mean(1) < mean(3));
+        assert!(mean(1) < mean(2) && mean(2) < mean(3));
     }
 }

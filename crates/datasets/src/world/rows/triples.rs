@@ -1,8 +1,8 @@
 //! Sets of triples, with several ways to say each.
 
+use super::super::World;
 use super::super::grammar::{self, Statement, Style};
 use super::super::scene::{Scene, Values};
-use super::super::World;
 use super::{Counts, MOST_DIFFICULT, Result, SplitRows, collect, draws_of};
 use crate::draw;
 use crate::tasks::data_to_text::TripleRow;

@@ -87,9 +87,9 @@ mod tests {
         for _ in 0..200 {
             let text = common(&world, &mut draws).join(" ");
             let words: Vec<&str> = text.split([' ', ',', '.']).collect();
-            let told = Attribute::ALL.into_iter().find_map(|a| {
-                world.lexicon.values[a.index()].iter().find(|v| words.contains(&v.as_str())).map(|value| (a, value))
-            });
+            let told = Attribute::ALL
+                .into_iter()
+                .find_map(|a| world.lexicon.values[a.index()].iter().find(|v| words.contains(&v.as_str())).map(|value| (a, value)));
             let (attribute, value) = told.unwrap();
             let named = (0..world.sizes.creatures).filter(|&c| words.contains(&world.lexicon.creatures[c].as_str()));
             assert!(named.clone().count() >= 1 && named.into_iter().all(|c| world.value(c, attribute) == value), "{text}");

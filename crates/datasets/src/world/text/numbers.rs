@@ -101,7 +101,8 @@ mod tests {
         let mut draws = stream(0, "t");
         for _ in 0..300 {
             let text = list(&world, &mut draws);
-            let rows: Vec<Vec<&str>> = text.iter().skip(1).filter(|s| s.contains(", ")).map(|s| s.trim_end_matches('.').split(", ").collect()).collect();
+            let rows: Vec<Vec<&str>> =
+                text.iter().skip(1).filter(|s| s.contains(", ")).map(|s| s.trim_end_matches('.').split(", ").collect()).collect();
             for said in text.iter().filter(|s| s.starts_with("here")) {
                 let name = said.split('\'').nth(1).unwrap();
                 let value = said.trim_end_matches('.').rsplit(' ').next().unwrap();
