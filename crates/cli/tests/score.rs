@@ -48,7 +48,8 @@ fn a_task_is_scored_with_missing_and_unknown_ids_counted() {
         "{}",
         ran.stdout
     );
-    assert!(ran.stdout.contains("accuracy  0.7500          0.1250     12"), "{}", ran.stdout);
+    let accuracy: Vec<&str> = ran.stdout.lines().find(|line| line.starts_with("accuracy")).unwrap().split_whitespace().collect();
+    assert_eq!(accuracy, ["accuracy", "0.7500", "0.1250", "12"], "{}", ran.stdout);
 }
 
 #[test]

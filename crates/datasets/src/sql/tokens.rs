@@ -8,7 +8,7 @@ use std::collections::HashMap;
 pub(super) fn tokenize(query: &str) -> Result<Vec<String>, Unparsable> {
     let query = query.replace('\'', "\"");
     let parts: Vec<&str> = query.split('"').collect();
-    if parts.len() % 2 == 0 {
+    if parts.len().is_multiple_of(2) {
         return Err(Unparsable);
     }
     let mut values = HashMap::new();
