@@ -26,7 +26,9 @@ pub(crate) fn queries(world: &World, counts: Counts, difficulty: u8) -> Result<S
         let mut own: Stream = stream(world.seed, &format!("world/queries/{database}"));
         let tables = Database::draw(world, &mut own, difficulty);
         let query = tables.ask(draws, difficulty);
-        (format!("{database} {}", query.question), QueryRow { id, database, query, tables })
+        // What a prompt shows: databases of two splits may have one schema.
+        let columns: Vec<&str> = tables.tables[0].columns.iter().map(|column| column.name()).collect();
+        (format!("{} {}", query.question, columns.join(" ")), QueryRow { id, database, query, tables })
     })
 }
 
