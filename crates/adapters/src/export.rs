@@ -5,7 +5,7 @@ use crate::error::Result;
 use crate::method::Attachment;
 use peftbench_models::checkpoint::{Storage, to_safetensors};
 use peftbench_models::slots::SlotMut;
-use peftbench_models::{Merged, Model};
+use peftbench_models::{Merged, Model, Network};
 use peftbench_ops::Param;
 use serde_json::{Map, Value};
 use std::collections::{BTreeMap, BTreeSet, HashSet};
@@ -73,7 +73,7 @@ pub struct TargetModules {
 
 impl TargetModules {
     /// Names exactly the modules `paths` among all of `model`.
-    pub fn of(model: &mut dyn Model, paths: &[String]) -> Self {
+    pub fn of(model: &mut dyn Network, paths: &[String]) -> Self {
         let wanted: BTreeSet<&str> = paths.iter().map(String::as_str).collect();
         let (mut layer_of, mut fan_in_fan_out) = (BTreeMap::new(), false);
         model.visit_slots(&mut |slot| {

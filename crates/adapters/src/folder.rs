@@ -4,7 +4,7 @@ use crate::error::{AdapterError, Result};
 use crate::method::{AttachContext, Attachment, Carried, Method};
 use crate::methods;
 use crate::selection::choose;
-use peftbench_models::Model;
+use peftbench_models::Network;
 use peftbench_models::checkpoint::Checkpoint;
 use peftbench_ops::{Device, Tensor};
 use peftbench_spec::{Candidate, Component, LayerSelection, TargetExpr, seed};
@@ -77,7 +77,7 @@ impl AdapterFolder {
 
     /// The slots of `model` for which the file has tensors of the `index`th method: each by its whole path, so that whatever chose them
     /// (patterns, layers) need not be known.
-    pub fn targets(&self, model: &mut dyn Model, index: usize, method: &dyn Method) -> TargetExpr {
+    pub fn targets(&self, model: &mut dyn Network, index: usize, method: &dyn Method) -> TargetExpr {
         let mut all = Vec::new();
         model.visit_slots(&mut |slot| all.extend(slot.candidates()));
         let usable: BTreeSet<&str> = all.iter().filter(|c| method.accepts(c)).map(|c: &Candidate| c.path.as_str()).collect();
@@ -97,7 +97,7 @@ impl AdapterFolder {
     }
 
     /// Attaches the adapter to a fresh `model` and sets its tensors.
-    pub fn attach(&self, model: &mut dyn Model) -> Result<Attachment> {
+    pub fn attach(&self, model: &mut dyn Network) -> Result<Attachment> {
         let mut all = Attachment::default();
         for (index, component) in self.methods()?.iter().enumerate() {
             let method = methods::build(component)?;
@@ -106,7 +106,9 @@ impl AdapterFolder {
             let layers = if targets.is_default() { self.layers(index) } else { LayerSelection::All };
             let chosen = choose(model, &component.name, &*method, &targets, &layers, 0)?;
             let init = &mut seed::stream(0, "init");
-            let mut context = AttachContext { chosen: &chosen, stage: 0, carried: &Carried::new(), init, loading: true };
+            // What a run leaves behind is what its last stage has attached.
+            let stage = method.stages().len().saturating_sub(1);
+            let mut context = AttachContext { chosen: &chosen, stage, carried: &Carried::new(), init, loading: true };
             all = all.join(method.attach(model, &mut context)?);
         }
         self.load_into(&all)?;

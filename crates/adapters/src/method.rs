@@ -3,7 +3,7 @@
 use crate::error::Result;
 use crate::folder::FileTensors;
 use crate::selection::Chosen;
-use peftbench_models::Model;
+use peftbench_models::Network;
 use peftbench_ops::{Gradients, Param, Tape, Tensor, Var};
 use peftbench_spec::seed::Stream;
 use peftbench_spec::{Candidate, SlotKind, TargetExpr};
@@ -41,13 +41,41 @@ pub trait Method: Send + Sync {
     }
 
     /// Attaches to the chosen slots of a fresh `model` and says what trains in this stage.
-    fn attach(&self, model: &mut dyn Model, context: &mut AttachContext<'_>) -> Result<Attachment>;
+    fn attach(&self, model: &mut dyn Network, context: &mut AttachContext<'_>) -> Result<Attachment>;
 
-    /// What a stage hands to the next, e.g. the change of each state from which SDT selects.
-    fn carry(&self, _stage: usize, _attachment: &Attachment) -> Result<Carried> {
+    /// What a stage hands to the next, e.g. the change of each state from which SDT selects. `probe` is for methods that try out what
+    /// something is worth.
+    fn carry(&self, _stage: usize, _attachment: &Attachment, _probe: &mut LossProbe<'_>) -> Result<Carried> {
         Ok(Carried::new())
     }
 }
+
+/// The stages of methods that are attached together: those of the method with most.
+pub fn joint_stages<'a>(methods: impl IntoIterator<Item = &'a dyn Method>) -> Vec<Stage> {
+    methods.into_iter().map(Method::stages).max_by_key(Vec::len).unwrap_or_default()
+}
+
+/// The stage that a method is in where methods attached together are in stage `joint`: one with a single stage begins afresh in each.
+pub fn own_stage(method: &dyn Method, joint: usize) -> usize {
+    if method.stages().len() > 1 { joint } else { 0 }
+}
+
+/// What methods that are attached together hand on from stage `joint`.
+pub fn joint_carry<'a>(
+    methods: impl IntoIterator<Item = &'a dyn Method>,
+    joint: usize,
+    attachment: &Attachment,
+    probe: &mut LossProbe<'_>,
+) -> Result<Carried> {
+    let mut carried = Carried::new();
+    for method in methods.into_iter().filter(|method| method.stages().len() > 1) {
+        carried.extend(method.carry(joint, attachment, probe)?);
+    }
+    Ok(carried)
+}
+
+/// Tells the loss of the model as it stands, on a batch of training examples that is the same every time, in evaluation mode.
+pub type LossProbe<'a> = dyn FnMut() -> Result<f64> + 'a;
 
 /// One stage of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -133,6 +161,29 @@ pub struct Attachment {
     pub forms: Vec<Arc<dyn FileForm>>,
     /// What training does besides the gradient step.
     pub training: Vec<Arc<dyn Training>>,
+    /// The parts of state spaces that the method has selected, for the record.
+    pub selected: Vec<SelectedDimension>,
+}
+
+/// A channel of a layer's state space, or a state of one, that a method trains or prunes.
+#[derive(Debug, Clone, PartialEq)]
+pub struct SelectedDimension {
+    /// Path of the layer's A_log.
+    pub path: String,
+    /// The layer.
+    pub layer: usize,
+    /// Channel; in Mamba-2 the head.
+    pub channel: usize,
+    /// State of it; none for a channel as a whole.
+    pub state: Option<usize>,
+    /// Whether it trains; otherwise it is pruned.
+    pub trained: bool,
+    /// What it was ranked by, where that is known.
+    pub score: Option<f64>,
+    /// Channels of the layer.
+    pub num_channels: usize,
+    /// States of a channel.
+    pub num_states: usize,
 }
 
 /// How some trained tensors lie in the adapter file, where they do not lie there one by one under their own names: LoRAs on row parts that
@@ -217,6 +268,7 @@ impl Attachment {
         self.buffers.extend(other.buffers);
         self.forms.extend(other.forms);
         self.training.extend(other.training);
+        self.selected.extend(other.selected);
         self.peft_config = match (config, other_config) {
             (config, Value::Null) => config,
             (Value::Array(mut list), config) => {

@@ -2,7 +2,7 @@
 
 use crate::error::{AdapterError, Result};
 use crate::method::Method;
-use peftbench_models::Model;
+use peftbench_models::Network;
 use peftbench_models::slots::LinearSlot;
 use peftbench_ops::linear::RowRanges;
 use peftbench_spec::{Candidate, LayerSelection, Role, SpecError, TargetExpr};
@@ -43,7 +43,7 @@ impl Chosen {
 /// Selects the slots of `model` that `targets` and `layers` name and `method` can attach to. Under a proper subset of layers, slots
 /// outside the layers (embedding, last norm, head) are left out, as Hugging Face's `layers_to_transform` does.
 pub fn choose(
-    model: &mut dyn Model,
+    model: &mut dyn Network,
     method_name: &str,
     method: &dyn Method,
     targets: &TargetExpr,

@@ -18,7 +18,7 @@ use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 /// Methods of which a model without SSM layers has nothing to adapt.
-const SSM_ONLY: [&str; 4] = ["initial_state", "state_offset", "additional_scan", "lora_tensor"];
+const SSM_ONLY: [&str; 5] = ["initial_state", "state_offset", "additional_scan", "lora_tensor", "sdt"];
 
 /// What a base model has nothing for: `llama` has no bias, and a head of Mamba-2 has one decay for all of its states, so that its decays are
 /// no matrix and no state can be added.
@@ -318,6 +318,8 @@ fn trainable_counts_are_the_closed_forms() {
         ("state_offset", inner * states),
         ("additional_scan", 3 * 8 * inner),
         ("lora_tensor", 8 * (inner + states)),
+        // 15 of 1536 channels, 4 of 16 states of each; columns of B and C in all rows.
+        ("sdt", 15 * 4 + 2 * states * 15),
     ];
     let whole = [
         ("none", 0),

@@ -3,22 +3,22 @@
 use peftbench_models::config::ModelConfig;
 use peftbench_models::gguf::GgufFile;
 use peftbench_models::weights::Shapes;
-use peftbench_models::{Model, model};
+use peftbench_models::{Network, model};
 use peftbench_ops::Device;
 use peftbench_runner::{Environment, RunError};
 use std::path::{Path, PathBuf};
 
 /// A model with shapes and no content: it costs no memory, whatever its size.
-pub fn shapes(path: &Path) -> Result<Box<dyn Model>, RunError> {
+pub fn shapes(path: &Path) -> Result<Box<dyn Network>, RunError> {
     let config = match path.is_file() {
         true => GgufFile::open(path, &Device::Cpu)?.config()?,
         false => ModelConfig::read(path)?,
     };
-    Ok(model::build(&config, &Shapes)?)
+    Ok(model::build_network(&config, &Shapes)?)
 }
 
 /// Scalars of a model, a tied tensor counted once.
-pub fn num_params(model: &mut dyn Model) -> u64 {
+pub fn num_params(model: &mut dyn Network) -> u64 {
     model.params().iter().map(|param| param.elem_count() as u64).sum()
 }
 

@@ -4,7 +4,7 @@
 
 mod common;
 
-use common::{Playground, Ran, Result, count_events, is_done, signal, state, wait_for};
+use common::{Playground, Ran, Result, TINY_MAMBA, count_events, is_done, signal, state, wait_for};
 use peftbench_results::{rows::Status, tables};
 use peftbench_spec::event::{Event, PhaseRecord};
 use std::fs;
@@ -180,6 +180,63 @@ fn killed_and_interrupted_sweeps_end_with_the_same_bytes_as_an_undisturbed_one()
     assert_eq!(tables::read_runs(&playground.path("rough/long")).unwrap()[0].attempt, 4);
     let rerun = playground.expect(0, &["rerun", run.join("manifest.toml").to_str().unwrap(), "--check"]);
     assert!(rerun.stdout.contains("the same to the bit: 480 steps"), "{}", rerun.stdout);
+}
+
+/// Kills the worker of the running attempt and waits for its supervisor to say so.
+fn kill_worker(run: &std::path::Path, sweep: Child) {
+    signal(state(run).unwrap().process.unwrap().pid, "KILL");
+    let ran = Ran::of(sweep.wait_with_output().unwrap());
+    assert_eq!(ran.code, 5, "{}", ran.stderr);
+}
+
+#[test]
+fn sdt_warms_up_chooses_and_trains_and_kills_in_either_stage_change_nothing() {
+    let playground = Playground::new();
+    playground.make_model_of("tiny-mamba", TINY_MAMBA);
+    let sdt = r#"{ type = "sdt", warmup_steps = 200, channel_freeze_ratio = 0.9, state_freeze_ratio = 0.5 }"#;
+    let lora = r#"{ type = "lora", r = 2, lora_dropout = 0.1, targets = ["out_proj"] }"#;
+    let method = format!(r#"method = {{ type = "combined", methods = [{sdt}, {lora}] }}"#);
+    playground.sweep_file("long", &format!("{method}\n[axes]\nmodel = [\"tiny-mamba\"]\ntrain.epochs = [25]"));
+    playground.expect(0, &["sweep", "long.toml", "--results", "calm", "--no-report"]);
+    let folder = playground.only_run("calm", "long");
+    let calm = Result::of(&folder);
+    assert_eq!(calm.steps.len(), 200 + 300);
+
+    // Stopped and saved in the warm-up, killed in it, and killed in training behind a save.
+    let sweep = start(&playground, "rough", 1, 60);
+    signal(sweep.id(), "INT");
+    assert_eq!(Ran::of(sweep.wait_with_output().unwrap()).code, 130);
+    let run = playground.only_run("rough", "long");
+    let saved = state(&run).unwrap().step;
+    assert!((60..200).contains(&saved), "{saved}");
+    let steps = count_events(&run, "step");
+    let sweep = start(&playground, "rough", 2, steps + 20);
+    kill_worker(&run, sweep);
+    assert!(fs::read_to_string(run.join("events.jsonl")).unwrap().lines().last().is_some_and(|line| !line.contains("\"train\"")));
+    let sweep = start(&playground, "rough", 3, count_events(&run, "step") + 250);
+    signal(sweep.id(), "INT");
+    assert_eq!(Ran::of(sweep.wait_with_output().unwrap()).code, 130);
+    assert!(state(&run).unwrap().step > 200);
+    let sweep = start(&playground, "rough", 4, count_events(&run, "step") + 20);
+    kill_worker(&run, sweep);
+    playground.expect(0, &["sweep", "long.toml", "--results", "rough", "--no-report"]);
+    assert!(Result::of(&run) == calm, "the record of the disturbed run differs");
+
+    let dimensions = |results: &str| tables::read_dimensions(&playground.path(results).join("long")).unwrap();
+    let chosen = |results: &str| dimensions(results).iter().map(|d| (d.layer, d.channel, d.state, d.score)).collect::<Vec<_>>();
+    // Two layers of 64 channels with 4 states: 6 channels, 2 states of each.
+    assert_eq!(chosen("calm").len(), 2 * 6 * 2);
+    assert_eq!(chosen("calm"), chosen("rough"));
+    assert!(dimensions("calm").iter().all(|d| d.trained && d.score.is_some_and(|score| score > 0.0)));
+    let memory = tables::read_memory(&playground.path("calm/long")).unwrap();
+    let phases: Vec<&str> = memory.iter().map(|phase| phase.phase.as_str()).collect();
+    assert!(phases.contains(&"warmup") && phases.contains(&"select") && phases.contains(&"train"), "{phases:?}");
+    let row = &tables::read_runs(&playground.path("calm/long")).unwrap()[0];
+    assert!(row.warmup_seconds.is_some_and(|seconds| seconds > 0.0) && row.steps_done == Some(500));
+    // Channels times states, columns of B and C, and LoRA on [32, 64] with rank 2.
+    assert_eq!(row.num_trainable_params, Some(2 * (6 * 2 + 2 * 4 * 6 + 2 * (32 + 64))));
+    let rerun = playground.expect(0, &["rerun", folder.join("manifest.toml").to_str().unwrap(), "--check"]);
+    assert!(rerun.stdout.contains("the same to the bit: 500 steps"), "{}", rerun.stdout);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! * [`tasks`]: one family of tasks a file, each turning rows into [`Example`]s and predictions into metrics.
 //! * [`world`]: a small invented world that supplies pre-training text and rows for the same task code where no data folder is at hand.
 //! * [`format`]: how examples are put to a model and its answers read; [`overlap`]: whether a test was trained on.
+//! * [`numbers`]: tasks over sequences of numbers, for networks that read no text.
 //! * [`metrics`]: one metric a file.
 //! * [`predictions`]: files of predictions, beside the items they are of.
 //! * [`sql`]: queries run in a sandbox, and compared by Spider's rules.
@@ -23,6 +24,7 @@ pub mod example;
 pub mod format;
 pub mod images;
 pub mod metrics;
+pub mod numbers;
 pub mod overlap;
 pub mod predictions;
 pub mod source;

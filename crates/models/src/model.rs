@@ -15,6 +15,7 @@ use crate::mamba::{MambaConfig, falcon_mamba, mamba};
 use crate::mamba2::{Mamba2Config, mamba2};
 use crate::opt::{OptConfig, opt};
 use crate::pass::Pass;
+use crate::s4d::{S4D, S4d};
 use crate::slots::{LinearSlot, Prepared, SlotMut, Visitor};
 use crate::weights::Weights;
 use peftbench_ops::cross_entropy::label_log_probs;
@@ -271,6 +272,14 @@ pub fn build(config: &ModelConfig, weights: &dyn Weights) -> Result<Box<dyn Mode
             config.model_type,
             suggest::hint(&config.model_type, known().collect::<Vec<_>>())
         ))),
+    }
+}
+
+/// Builds a network of any type: a language model, or S4D.
+pub fn build_network(config: &ModelConfig, weights: &dyn Weights) -> Result<Box<dyn Network>> {
+    match config.model_type.as_str() {
+        S4D => Ok(Box::new(S4d::new(config, weights)?)),
+        _ => Ok(build(config, weights)?),
     }
 }
 

@@ -3,7 +3,7 @@
 use crate::error::{ReportError, Result};
 use crate::labels::Labels;
 use crate::style::Look;
-use peftbench_results::rows::Status;
+use peftbench_results::rows::{DimensionRow, LayerRow, Status};
 use peftbench_results::{AggregateRow, Collected, EvalRow, RunRow, StepRow, tables};
 use peftbench_spec::SweepSpec;
 use std::collections::{BTreeMap, BTreeSet};
@@ -23,6 +23,10 @@ pub struct Data {
     pub steps: Vec<StepRow>,
     /// Every evaluation.
     pub evals: Vec<EvalRow>,
+    /// What policies said about layers.
+    pub layers: Vec<LayerRow>,
+    /// What methods selected of state spaces.
+    pub dimensions: Vec<DimensionRow>,
     /// Runs that could not be read: id and reason.
     pub damaged: Vec<(String, String)>,
     /// Display cells, sorted.
@@ -93,6 +97,8 @@ impl Data {
             description: sweep.map(|sweep| sweep.description).unwrap_or_default(),
             steps: tables::read_steps(sweep_dir)?,
             evals: tables::read_evals(sweep_dir)?,
+            layers: tables::read_layers(sweep_dir)?,
+            dimensions: tables::read_dimensions(sweep_dir)?,
             damaged: collected.damaged.iter().map(|d| (d.run_id.clone(), d.problem.clone())).collect(),
             cells: Vec::new(),
             names,

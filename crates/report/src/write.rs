@@ -4,7 +4,7 @@ use crate::data::Data;
 use crate::error::{ReportError, Result};
 use crate::figures::{Drawing, FIGURES, Figure};
 use crate::page::{self, PageFigure};
-use crate::tables::{latex, markdown, results};
+use crate::tables::{MakeTable, TABLES, TextTable, latex, markdown};
 use crate::{fonts, render};
 use peftbench_results::files::write_bytes;
 use peftbench_results::{Collected, ResultsError, RunRow, collect, tables::table_path};
@@ -14,7 +14,7 @@ use std::path::{Path, PathBuf};
 /// What to make.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ReportOptions {
-    /// Only this figure, or the table `results`; the page is then left as it is.
+    /// Only this figure or table; the page is then left as it is.
     pub only: Option<String>,
 }
 
@@ -33,7 +33,7 @@ pub struct Written {
     pub collected: Collected,
 }
 
-/// Collects the runs of a sweep and writes `figures/`, `tables/results.{md,tex,csv}` and `report/index.html` in its folder. Runs
+/// Collects the runs of a sweep and writes `figures/`, `tables/*.{md,tex,csv}` and `report/index.html` in its folder. Runs
 /// without a result are listed with their reasons. A folder with `tables/` but no `runs/` (a committed reference) is read as it is.
 ///
 /// # Errors
@@ -50,8 +50,10 @@ pub fn write_report(sweep_dir: &Path, options: &ReportOptions) -> Result<Written
             None => written.empty.push(figure.id()),
         }
     }
-    if wanted.results_table {
-        write_table(sweep_dir, &data, &mut written)?;
+    for (id, make) in &wanted.tables {
+        if let Some(table) = make(&data) {
+            write_table(sweep_dir, id, &table, &mut written)?;
+        }
     }
     if options.only.is_none() {
         let path = sweep_dir.join("report").join("index.html");
@@ -72,19 +74,20 @@ fn current_tables(sweep_dir: &Path) -> Result<Collected> {
 /// What the options ask for.
 struct Wanted {
     figures: Vec<Box<dyn Figure>>,
-    results_table: bool,
+    tables: Vec<(&'static str, MakeTable)>,
 }
 
 fn chosen(only: Option<&str>) -> Result<Wanted> {
     let figures: Vec<Box<dyn Figure>> = FIGURES.iter().map(|make| make()).collect();
     let Some(only) = only else {
-        return Ok(Wanted { figures, results_table: true });
+        return Ok(Wanted { figures, tables: TABLES.to_vec() });
     };
-    let ids: Vec<&'static str> = figures.iter().map(|figure| figure.id()).chain([results::ID]).collect();
+    let ids: Vec<&'static str> = figures.iter().map(|figure| figure.id()).chain(TABLES.map(|(id, _)| id)).collect();
     match ids.contains(&only) {
-        true => {
-            Ok(Wanted { figures: figures.into_iter().filter(|figure| figure.id() == only).collect(), results_table: only == results::ID })
-        }
+        true => Ok(Wanted {
+            figures: figures.into_iter().filter(|figure| figure.id() == only).collect(),
+            tables: TABLES.into_iter().filter(|(id, _)| *id == only).collect(),
+        }),
         false => Err(ReportError::UnknownFigure { asked: only.to_owned(), hint: suggest::hint(only, ids) }),
     }
 }
@@ -104,10 +107,9 @@ fn write_figure(sweep_dir: &Path, figure: &dyn Figure, drawing: &Drawing, writte
     Ok(PageFigure { id: figure.id().to_owned(), title: figure.title().to_owned(), reading: figure.reading().to_owned(), svg })
 }
 
-fn write_table(sweep_dir: &Path, data: &Data, written: &mut Written) -> Result<()> {
-    let table = results::table(data);
-    for (extension, text) in [("md", markdown(&table)), ("tex", latex(&table)), ("csv", table.csv().text())] {
-        let path = sweep_dir.join("tables").join(format!("{}.{extension}", results::ID));
+fn write_table(sweep_dir: &Path, id: &str, table: &TextTable, written: &mut Written) -> Result<()> {
+    for (extension, text) in [("md", markdown(table)), ("tex", latex(table)), ("csv", table.csv().text())] {
+        let path = sweep_dir.join("tables").join(format!("{id}.{extension}"));
         write_bytes(&path, text.as_bytes())?;
         written.tables.push(path);
     }

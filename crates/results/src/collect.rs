@@ -6,7 +6,7 @@
 use crate::aggregates::{aggregate, item_scores};
 use crate::error::{Result, ResultsError};
 use crate::fragments::{RunRows, fragment_path, write_fragments};
-use crate::rows::{EvalRow, LayerRow, MemoryRow, ParamRow, PredictionRow, Row, RunRow, Status, StepRow};
+use crate::rows::{DimensionRow, EvalRow, LayerRow, MemoryRow, ParamRow, PredictionRow, Row, RunRow, Status, StepRow};
 use crate::store::Table;
 use crate::tables::table_path;
 use std::collections::BTreeMap;
@@ -43,7 +43,7 @@ impl Collected {
     }
 }
 
-/// Merges every run under `<sweep_dir>/runs` into `<sweep_dir>/tables`: `runs`, `steps`, `evals`, `memory`, `layers`, `params`,
+/// Merges every run under `<sweep_dir>/runs` into `<sweep_dir>/tables`: `runs`, `steps`, `evals`, `memory`, `layers`, `dimensions`, `params`,
 /// `predictions` and `aggregates`, each sorted by run id. Failed and unfinished runs are in `runs` with their status and error.
 ///
 /// # Errors
@@ -94,6 +94,7 @@ struct Fragments {
     evals: Table,
     memory: Table,
     layers: Table,
+    dimensions: Table,
     params: Table,
     predictions: Table,
 }
@@ -106,6 +107,7 @@ impl Fragments {
             evals: Table::of::<EvalRow>(&[])?,
             memory: Table::of::<MemoryRow>(&[])?,
             layers: Table::of::<LayerRow>(&[])?,
+            dimensions: Table::of::<DimensionRow>(&[])?,
             params: Table::of::<ParamRow>(&[])?,
             predictions: Table::of::<PredictionRow>(&[])?,
         })
@@ -130,6 +132,7 @@ impl Fragments {
             evals: read_fragment::<EvalRow>(folder)?,
             memory: read_fragment::<MemoryRow>(folder)?,
             layers: read_fragment::<LayerRow>(folder)?,
+            dimensions: read_fragment::<DimensionRow>(folder)?,
             params: read_fragment::<ParamRow>(folder)?,
             predictions: read_fragment::<PredictionRow>(folder)?,
         })
@@ -161,6 +164,7 @@ impl Fragments {
         self.evals.append(&other.evals, folder)?;
         self.memory.append(&other.memory, folder)?;
         self.layers.append(&other.layers, folder)?;
+        self.dimensions.append(&other.dimensions, folder)?;
         self.params.append(&other.params, folder)?;
         self.predictions.append(&other.predictions, folder)
     }
@@ -171,6 +175,7 @@ impl Fragments {
         put(&self.evals, table_path::<EvalRow>(sweep_dir))?;
         put(&self.memory, table_path::<MemoryRow>(sweep_dir))?;
         put(&self.layers, table_path::<LayerRow>(sweep_dir))?;
+        put(&self.dimensions, table_path::<DimensionRow>(sweep_dir))?;
         put(&self.params, table_path::<ParamRow>(sweep_dir))?;
         put(&self.predictions, table_path::<PredictionRow>(sweep_dir))?;
         let runs_path = table_path::<RunRow>(sweep_dir);

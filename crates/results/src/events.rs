@@ -5,7 +5,7 @@
 
 use crate::error::{Result, ResultsError};
 use peftbench_spec::Event;
-use peftbench_spec::event::{EvalRecord, FailureKind, ParamRecord, PhaseRecord, Prediction, Setup, StepRecord, Summary};
+use peftbench_spec::event::{DimensionRecord, EvalRecord, FailureKind, ParamRecord, PhaseRecord, Prediction, Setup, StepRecord, Summary};
 use serde_json::Value;
 use std::path::Path;
 
@@ -86,6 +86,8 @@ pub struct RunEvents {
     pub predictions: Vec<Attributed<Predictions>>,
     /// What policies said about layers.
     pub layers: Vec<Attributed<LayerRecord>>,
+    /// What methods selected of state spaces, by layer, channel and state.
+    pub dimensions: Vec<Attributed<DimensionRecord>>,
     /// Phases of all attempts: the time they took was spent, whether or not their work counts.
     pub phases: Vec<Attributed<PhaseRecord>>,
     /// How the last attempt ended; `None` for a run that is still going or was killed.
@@ -170,6 +172,10 @@ impl RunEvents {
             Event::Layer { step, layer, importance, probe_loss, selected } => {
                 let record = LayerRecord { step, layer, importance, probe_loss, selected };
                 self.layers.push(Attributed { attempt, record });
+            }
+            Event::Dimension(record) => {
+                let place = |r: &DimensionRecord| (r.layer, r.channel, r.state);
+                replace(&mut self.dimensions, attempt, record, |a, b| place(a) == place(b));
             }
             Event::Phase(record) => self.phases.push(Attributed { attempt, record }),
             Event::Checkpoint { .. } => {}

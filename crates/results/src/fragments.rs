@@ -1,9 +1,9 @@
-//! A run's own Parquet files, made from its manifest and its events: `run`, `steps`, `evals`, `memory`, `layers`, `params`,
+//! A run's own Parquet files, made from its manifest and its events: `run`, `steps`, `evals`, `memory`, `layers`, `dimensions`, `params`,
 //! `predictions`.
 
 use crate::error::{Result, ResultsError};
 use crate::events::{Attributed, Outcome, RunEvents};
-use crate::rows::{EvalRow, LayerRow, MemoryRow, ParamRow, PredictionRow, Row, RunRow, Status, StepRow};
+use crate::rows::{DimensionRow, EvalRow, LayerRow, MemoryRow, ParamRow, PredictionRow, Row, RunRow, Status, StepRow};
 use crate::store::Table;
 use peftbench_spec::canonical::canonical_json;
 use peftbench_spec::event::{FailureKind, PhaseRecord, SCHEMA_VERSION, Setup, Summary};
@@ -25,6 +25,7 @@ pub(crate) struct RunRows {
     pub(crate) evals: Vec<EvalRow>,
     pub(crate) memory: Vec<MemoryRow>,
     pub(crate) layers: Vec<LayerRow>,
+    pub(crate) dimensions: Vec<DimensionRow>,
     pub(crate) params: Vec<ParamRow>,
     pub(crate) predictions: Vec<PredictionRow>,
 }
@@ -40,6 +41,7 @@ pub fn write_fragments(run_dir: &Path) -> Result<()> {
     Table::of(&rows.evals)?.write(&fragment_path::<EvalRow>(run_dir))?;
     Table::of(&rows.memory)?.write(&fragment_path::<MemoryRow>(run_dir))?;
     Table::of(&rows.layers)?.write(&fragment_path::<LayerRow>(run_dir))?;
+    Table::of(&rows.dimensions)?.write(&fragment_path::<DimensionRow>(run_dir))?;
     Table::of(&rows.params)?.write(&fragment_path::<ParamRow>(run_dir))?;
     Table::of(&rows.predictions)?.write(&fragment_path::<PredictionRow>(run_dir))?;
     Table::of(std::slice::from_ref(&rows.run))?.write(&fragment_path::<RunRow>(run_dir))
@@ -67,6 +69,7 @@ impl RunRows {
             evals: events.evals.iter().flat_map(|entry| eval_rows(id, entry)).collect(),
             memory: events.phases.iter().enumerate().map(|(position, entry)| memory_row(id, position, entry)).collect(),
             layers: events.layers.iter().map(|entry| layer_row(id, entry)).collect(),
+            dimensions: events.dimensions.iter().map(|entry| dimension_row(id, entry)).collect(),
             params: events.params.iter().map(|entry| param_row(id, entry)).collect(),
             predictions: events.predictions.iter().flat_map(|entry| prediction_rows(id, entry)).collect(),
         })
@@ -267,6 +270,7 @@ fn phase_columns(row: &mut RunRow, events: &RunEvents) {
     row.load_seconds = seconds("load");
     row.attach_seconds = seconds("attach");
     row.train_seconds = seconds("train");
+    row.warmup_seconds = [seconds("warmup"), seconds("select")].into_iter().flatten().reduce(|a: f64, b| a + b);
     row.eval_seconds = seconds("eval");
     row.save_seconds = seconds("save");
     if !events.phases.is_empty() {
@@ -400,6 +404,23 @@ fn layer_row(run_id: &str, entry: &Attributed<crate::events::LayerRecord>) -> La
         importance: entry.record.importance,
         probe_loss_nats: entry.record.probe_loss,
         selected: entry.record.selected,
+    }
+}
+
+fn dimension_row(run_id: &str, entry: &Attributed<peftbench_spec::event::DimensionRecord>) -> DimensionRow {
+    let dimension = &entry.record;
+    DimensionRow {
+        schema_version: u64::from(SCHEMA_VERSION),
+        run_id: run_id.to_owned(),
+        attempt: entry.attempt,
+        path: dimension.path.clone(),
+        layer: dimension.layer as u64,
+        channel: dimension.channel as u64,
+        state: dimension.state.map(|state| state as u64),
+        trained: dimension.trained,
+        score: dimension.score,
+        num_channels: dimension.num_channels as u64,
+        num_states: dimension.num_states as u64,
     }
 }
 

@@ -5,9 +5,11 @@
 
 mod bootstrap;
 mod paired;
+mod ranks;
 
 pub use bootstrap::{bootstrap_items, bootstrap_seeds_items};
 pub use paired::{PairedDifference, holm, mcnemar_exact, paired_bootstrap};
+pub use ranks::spearman;
 
 use serde::{Deserialize, Serialize};
 use statrs::distribution::{ContinuousCDF, Normal, StudentsT};

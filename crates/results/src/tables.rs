@@ -2,7 +2,7 @@
 
 use crate::aggregates::AggregateRow;
 use crate::error::{Result, ResultsError};
-use crate::rows::{EvalRow, LayerRow, MemoryRow, ParamRow, PredictionRow, Row, RunRow, StepRow};
+use crate::rows::{DimensionRow, EvalRow, LayerRow, MemoryRow, ParamRow, PredictionRow, Row, RunRow, StepRow};
 use crate::store::Table;
 use std::path::{Path, PathBuf};
 
@@ -74,6 +74,14 @@ pub fn read_memory(sweep_dir: &Path) -> Result<Vec<MemoryRow>> {
 /// # Errors
 /// As [`read_runs`].
 pub fn read_layers(sweep_dir: &Path) -> Result<Vec<LayerRow>> {
+    read_merged(sweep_dir)
+}
+
+/// What methods selected of state spaces.
+///
+/// # Errors
+/// As [`read_runs`].
+pub fn read_dimensions(sweep_dir: &Path) -> Result<Vec<DimensionRow>> {
     read_merged(sweep_dir)
 }
 

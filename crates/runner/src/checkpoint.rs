@@ -32,8 +32,15 @@ pub struct Progress {
     pub policy: serde_json::Value,
     /// Seconds of the attempts before.
     pub seconds: f64,
-    /// Loss, seconds and tokens of the steps done, for the summary.
+    /// Loss, seconds and tokens of the stage's steps, for the summary.
     pub history: Vec<StepSummary>,
+}
+
+impl Progress {
+    /// Begins stage `index`: nothing of the one before goes on but the count of all steps.
+    pub fn begin_stage(&mut self, index: usize) {
+        *self = Self { step: self.step, stage: index, seconds: self.seconds, ..Self::default() };
+    }
 }
 
 /// What the summary needs of a step.

@@ -5,6 +5,7 @@
 //! * [`planner`]: what runs will take and what they would read, before they are run.
 //! * [`environment`]: where models and data lie; it is not part of a run's identity. [`hub`]: models by their id
 //!   on the Hugging Face hub; [`fetch`]: models and data into folders of one's own.
+//! * [`workload`]: what is trained, on what: a language model on a task in words, or a network over numbers.
 //! * [`trainer`], [`probe`], [`evaluation`], [`batch`]: the loop; [`optimizer`] and [`schedule`]: its update; [`checkpoint`]: its resumable state;
 //!   [`meter`]: time and memory by phase.
 //! * [`profile`]: what a training step costs, by part and by kind of memory.
@@ -35,6 +36,7 @@ mod published;
 pub mod resolve;
 pub mod schedule;
 pub mod trainer;
+pub mod workload;
 
 pub use environment::Environment;
 pub use error::RunError;

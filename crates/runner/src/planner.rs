@@ -6,8 +6,9 @@ use crate::environment::Environment;
 use crate::error::Result;
 use crate::resolve::attach_shapes;
 use crate::trainer::total_steps;
+use crate::workload::numbers::NumberData;
 use peftbench_datasets::overlap::{Overlap, overlap};
-use peftbench_datasets::{DataError, Example, Splits, Task, encode_training, tasks};
+use peftbench_datasets::{DataError, Example, Splits, Task, encode_training, numbers, tasks};
 use peftbench_spec::manifest::Inputs;
 use peftbench_spec::{Component, RunSpec};
 use std::cell::RefCell;
@@ -48,14 +49,23 @@ struct DataSummary {
     test: usize,
     /// Options of a test example, 1 where text is generated.
     options: usize,
-    sample: Vec<Example>,
+    sample: Sample,
     hash: String,
+}
+
+/// What tells how long training examples are.
+enum Sample {
+    /// Some of them.
+    Text(Vec<Example>),
+    /// The steps of each.
+    Steps(usize),
 }
 
 #[derive(Clone)]
 struct ModelHashes {
     model: String,
-    tokenizer: String,
+    /// None of a network over numbers.
+    tokenizer: Option<String>,
 }
 
 impl Planner {
@@ -97,30 +107,41 @@ impl Planner {
         let name = &spec.model.name;
         let hashes = remembered(&self.models, name.clone(), || {
             let files = self.environment.find_model(name)?;
-            Ok(ModelHashes { model: files.hash()?, tokenizer: files.tokenizer()?.hash() })
+            let tokenizer = if numbers::find(&spec.task).is_some() { None } else { Some(files.tokenizer()?.hash()) };
+            Ok(ModelHashes { model: files.hash()?, tokenizer })
         })?;
-        Ok(Inputs { model: Some(hashes.model), tokenizer: Some(hashes.tokenizer), dataset: Some(self.data(spec)?.hash.clone()) })
+        Ok(Inputs { model: Some(hashes.model), tokenizer: hashes.tokenizer, dataset: Some(self.data(spec)?.hash.clone()) })
     }
 
     fn data(&self, spec: &RunSpec) -> Result<Rc<DataSummary>> {
         remembered(&self.data, data_key(spec), || {
+            if numbers::find(&spec.task).is_some() {
+                let mut splits = NumberData::load(&spec.task, &self.environment)?.splits;
+                splits.limit(spec.train.train_samples, spec.train.valid_samples, spec.train.test_samples);
+                let (train, valid, test, hash) = (splits.train.len(), splits.valid.len(), splits.test.len(), splits.hash());
+                return Ok(Rc::new(DataSummary { train, valid, test, options: 1, sample: Sample::Steps(splits.train.length()), hash }));
+            }
             let splits = load_examples(spec, &self.environment)?.splits;
             let hash = splits.hash();
             let options = splits.test.first().map_or(1, |example| example.choices.len().max(1));
             let (train, valid, test) = (splits.train.len(), splits.valid.len(), splits.test.len());
-            let sample = splits.train.into_iter().take(SAMPLE).collect();
+            let sample = Sample::Text(splits.train.into_iter().take(SAMPLE).collect());
             Ok(Rc::new(DataSummary { train, valid, test, options, sample, hash }))
         })
     }
 
     /// Mean tokens of a training example.
     fn mean_length(&self, spec: &RunSpec, data: &DataSummary) -> Result<f64> {
+        let sample = match &data.sample {
+            Sample::Steps(steps) => return Ok(*steps as f64),
+            Sample::Text(examples) => examples,
+        };
         let key = format!("{} {} {}", spec.model.name, spec.train.max_length, data_key(spec));
         remembered(&self.lengths, key, || {
             let tokenizer = self.environment.find_model(&spec.model.name)?.tokenizer()?;
             let task = tasks::build(&spec.task).map_err(|e| e.below("task"))?;
             let (mut tokens, mut examples) = (0, 0);
-            for example in &data.sample {
+            for example in sample {
                 if let Some(encoded) = encode_training(&tokenizer, task.format(), example, spec.train.max_length)? {
                     tokens += encoded.ids.len();
                     examples += 1;

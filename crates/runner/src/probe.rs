@@ -1,38 +1,26 @@
 //! What layer policies may find out about the model of a run.
 
-use crate::batch::{self, Batch};
+use crate::workload::{Batch, Workload};
 use peftbench_adapters::policy::{Probe, ProbeBatch, ProbeSource};
-use peftbench_adapters::{AdapterParam, Result};
-use peftbench_datasets::Encoded;
-use peftbench_models::{Model, Pass};
+use peftbench_adapters::{AdapterError, AdapterParam, Result};
+use peftbench_models::Pass;
 use peftbench_ops::adamw::sum_of_squares;
-use peftbench_ops::{DType, Device, Param, Tape};
+use peftbench_ops::{DType, Param, Tape};
 use peftbench_spec::{SpecError, seed};
 use rand::RngExt;
 
-/// What probes work on.
-#[derive(Clone, Copy)]
-pub struct ProbeData<'a> {
-    /// Training split.
-    pub train: &'a [Encoded],
-    /// Validation split, each example with its right answer.
-    pub valid: &'a [Encoded],
-    /// The base model's matrices and their layers.
-    pub weights: &'a [(usize, Param)],
-}
-
 /// Probes of the model in training.
 pub struct ModelProbe<'a> {
-    /// The model.
-    pub model: &'a dyn Model,
+    /// The model with its examples.
+    pub work: &'a dyn Workload,
     /// What trains.
     pub params: &'a [AdapterParam],
-    /// Examples.
-    pub data: ProbeData<'a>,
+    /// The base model's matrices and their layers.
+    pub weights: &'a [(usize, Param)],
+    /// Layers of the model.
+    pub num_layers: usize,
     /// Seed of the run.
     pub seed: u64,
-    /// Where batches go.
-    pub device: &'a Device,
     /// Whether anything was asked.
     pub asked: bool,
 }
@@ -41,21 +29,27 @@ impl ModelProbe<'_> {
     /// Examples drawn from the step's own stream, each at most once.
     fn batch(&mut self, wanted: ProbeBatch) -> Result<Batch> {
         self.asked = true;
-        let (examples, split) = match wanted.source {
-            ProbeSource::Train => (self.data.train, "training"),
-            ProbeSource::Valid => (self.data.valid, "validation"),
+        let split = match wanted.source {
+            ProbeSource::Train => "training",
+            ProbeSource::Valid => "validation",
         };
-        if examples.is_empty() {
+        let mut left: Vec<usize> = (0..self.work.lengths(wanted.source).len()).collect();
+        if left.is_empty() {
             return Err(SpecError::at("policy.probe_source", format!("the {split} split has no examples to probe with")).into());
         }
         let mut stream = seed::stream(self.seed, &format!("probe/{}", wanted.step));
-        let mut left: Vec<&Encoded> = examples.iter().collect();
         let count = wanted.size.min(left.len());
-        let chosen: Vec<&Encoded> = (0..count).map(|_| left.swap_remove(stream.random_range(0..left.len()))).collect();
-        batch::join(&chosen, self.device).map_err(|error| match error {
-            crate::RunError::Compute(error) => error.into(),
-            other => peftbench_ops::Error::Msg(other.to_string()).into(),
-        })
+        let chosen: Vec<usize> = (0..count).map(|_| left.swap_remove(stream.random_range(0..left.len()))).collect();
+        self.work.batch(wanted.source, &chosen).map_err(adapter_error)
+    }
+}
+
+/// An error of the runner as one of the crate that asked.
+fn adapter_error(error: crate::RunError) -> AdapterError {
+    match error {
+        crate::RunError::Compute(error) => error.into(),
+        crate::RunError::Model(error) => error.into(),
+        other => peftbench_ops::Error::Msg(other.to_string()).into(),
     }
 }
 
@@ -64,9 +58,7 @@ impl Probe for ModelProbe<'_> {
         let batch = self.batch(wanted)?;
         let tape = Tape::inference();
         let pass = Pass { adapter_scale: Some(adapter_scale), ..Pass::evaluation(&tape) };
-        let hidden = self.model.forward(&pass, &batch.ids, None)?;
-        let log_probs = self.model.log_probs(&pass, &hidden, &batch.rows, &batch.labels)?;
-        Ok(-log_probs.iter().sum::<f64>() / log_probs.len().max(1) as f64)
+        self.work.loss_value(&pass, &batch).map_err(adapter_error)
     }
 
     fn relative_gradients(&mut self, wanted: ProbeBatch) -> Result<Vec<f64>> {
@@ -74,11 +66,9 @@ impl Probe for ModelProbe<'_> {
         self.params.iter().for_each(|p| p.param.set_active(true));
         let tape = Tape::new();
         let pass = Pass::evaluation(&tape);
-        let hidden = self.model.forward(&pass, &batch.ids, None)?;
-        let loss = self.model.loss(&pass, &hidden, &batch.rows, &batch.labels)?;
-        drop(hidden);
+        let loss = self.work.loss(&pass, &batch).map_err(adapter_error)?;
         let grads = tape.backward(&loss)?;
-        let mut squares = vec![(0.0, 0.0); self.model.num_layers()];
+        let mut squares = vec![(0.0, 0.0); self.num_layers];
         for p in self.params {
             let (Some(layer), Some(grad)) = (p.layer, grads.get(&p.param)) else { continue };
             squares[layer].0 += sum_of_squares(grad)?;
@@ -89,8 +79,8 @@ impl Probe for ModelProbe<'_> {
 
     fn outlier_ratios(&mut self, multiple: f64) -> Result<Vec<f64>> {
         self.asked = true;
-        let mut counts = vec![(0.0, 0.0); self.model.num_layers()];
-        for (layer, param) in self.data.weights {
+        let mut counts = vec![(0.0, 0.0); self.num_layers];
+        for (layer, param) in self.weights {
             let size = param.value().abs()?.to_dtype(DType::F64)?;
             let threshold = size.mean_all()?.to_scalar::<f64>()? * multiple;
             counts[*layer].0 += size.gt(threshold)?.to_dtype(DType::F64)?.sum_all()?.to_scalar::<f64>()?;

@@ -6,9 +6,9 @@
 
 use crate::account::{Account, Kinds};
 use crate::environment::Environment;
-use crate::error::{Result, RunError};
+use crate::error::Result;
 use crate::optimizer::{AdamW, AdamWConfig};
-use crate::resolve::{attach_all, build_methods, fresh_model};
+use crate::resolve::{attach_all, build_methods, fresh_model, stages_of};
 use peftbench_adapters::Attachment;
 use peftbench_adapters::method::{Carried, TrainingStep};
 use peftbench_models::{Model, Pass};
@@ -116,35 +116,27 @@ pub struct Saved {
     pub bytes: u64,
 }
 
-/// Profiles the training step of a resolved spec. Earlier stages of a method are gone through with a step each.
+/// Profiles the training step of a resolved spec, of its last stage.
 ///
 /// # Errors
 /// As a run's; and if the method trains nothing.
 pub fn profile(spec: &RunSpec, environment: &Environment, options: ProfileOptions) -> Result<Profile> {
-    let methods = build_methods(spec)?;
-    let stages = methods.first().map_or(0, |method| method.stages().len());
-    let (device, mut carried) = (environment.device()?, Carried::new());
-    for stage in 0..stages {
-        let before = memory::live_bytes();
-        let mut model = match options.fresh {
-            true => fresh_model(spec, environment, &device)?,
-            false => environment.find_model(&spec.model.name)?.model(&device)?,
-        };
-        let weights = memory::live_bytes() - before;
-        let (attachment, _) = attach_all(spec, &methods, &mut *model, stage, &carried)?;
-        if attachment.params.is_empty() {
-            return Err(SpecError::at("method", "nothing trains, so there is no training step to profile").into());
-        }
-        let adapter = memory::live_bytes() - before - weights;
-        let mut steps = Steps::new(&mut *model, attachment, spec, options, device.clone())?;
-        if stage + 1 == stages {
-            steps.allocated = Bytes { weights, adapter, ..Bytes::default() };
-            return steps.measure(options);
-        }
-        steps.step(0)?;
-        carried = methods[0].carry(stage, &steps.attachment)?;
+    let (methods, device) = (build_methods(spec)?, environment.device()?);
+    let before = memory::live_bytes();
+    let mut model = match options.fresh {
+        true => fresh_model(spec, environment, &device)?,
+        false => environment.find_model(&spec.model.name)?.model(&device)?,
+    };
+    let weights = memory::live_bytes() - before;
+    let last = stages_of(&methods).len().saturating_sub(1);
+    let (attachment, _) = attach_all(spec, &methods, &mut *model, last, &Carried::new())?;
+    if attachment.params.is_empty() {
+        return Err(SpecError::at("method", "nothing trains, so there is no training step to profile").into());
     }
-    Err(RunError::Compute(peftbench_ops::Error::Msg("the run has no stage".to_owned())))
+    let adapter = memory::live_bytes() - before - weights;
+    let mut steps = Steps::new(&mut *model, attachment, spec, options, device)?;
+    steps.allocated = Bytes { weights, adapter, ..Bytes::default() };
+    steps.measure(options)
 }
 
 /// The steps under measurement.

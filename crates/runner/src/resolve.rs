@@ -4,14 +4,15 @@
 use crate::environment::Environment;
 use crate::error::{Result, RunError};
 use crate::init_adapter;
-use peftbench_adapters::method::{AttachContext, Carried};
+use peftbench_adapters::method::{AttachContext, Carried, Stage, joint_stages, own_stage};
 use peftbench_adapters::policies::PolicyContext;
 use peftbench_adapters::{Attachment, Method, choose, methods, policies};
-use peftbench_datasets::{Scoring, tasks};
+use peftbench_datasets::{Scoring, numbers, tasks};
 use peftbench_models::config::ModelConfig;
 use peftbench_models::gguf::GgufFile;
+use peftbench_models::s4d::S4D;
 use peftbench_models::weights::{Fresh, On, Shapes};
-use peftbench_models::{Model, model};
+use peftbench_models::{Model, Network, model};
 use peftbench_ops::Device;
 use peftbench_ops::device::host;
 use peftbench_spec::seed;
@@ -29,6 +30,7 @@ pub fn resolve(spec: &RunSpec, environment: &Environment) -> Result<RunSpec> {
     if let Some(option) = spec.model.options.keys().next() {
         return Err(SpecError::at(format!("model.{option}"), "unknown key; a model has no options here").into());
     }
+    check_kinds(&resolved, environment)?;
     let built = build_methods(&resolved)?;
     if built.iter().all(|method| method.slot_kinds().is_empty()) {
         resolved.targets = TargetExpr::default();
@@ -60,6 +62,21 @@ fn resolve_forgetting(task: &Component) -> std::result::Result<Component, SpecEr
     }
 }
 
+/// A network over numbers has tasks over numbers, and a language model has tasks in words.
+fn check_kinds(spec: &RunSpec, environment: &Environment) -> Result<()> {
+    let model_reads_numbers = model_config(spec, environment)?.model_type == S4D;
+    let (model, task) = (&spec.model.name, &spec.task.name);
+    let problem = match (model_reads_numbers, numbers::find(&spec.task).is_some()) {
+        (true, false) => format!("`{task}` is in words, and `{model}` reads sequences of numbers; give it one of the tasks `sequence/…`"),
+        (false, true) => format!("`{task}` has sequences of numbers, and `{model}` reads text; give it to a model of the type `{S4D}`"),
+        (true, true) if spec.forgetting.is_some() => {
+            return Err(SpecError::at("forgetting", format!("`{model}` reads sequences of numbers and knows no text to forget")).into());
+        }
+        _ => return Ok(()),
+    };
+    Err(SpecError::at("task", problem).into())
+}
+
 /// The methods of a resolved spec.
 pub fn build_methods(spec: &RunSpec) -> Result<Vec<Box<dyn Method>>> {
     spec.method.iter().enumerate().map(|(i, method)| Ok(methods::build(method).map_err(|e| e.below(&format!("method[{i}]")))?)).collect()
@@ -69,7 +86,7 @@ pub fn build_methods(spec: &RunSpec) -> Result<Vec<Box<dyn Method>>> {
 pub fn attach_all(
     spec: &RunSpec,
     built: &[Box<dyn Method>],
-    model: &mut dyn Model,
+    model: &mut dyn Network,
     stage: usize,
     carried: &Carried,
 ) -> Result<(Attachment, usize)> {
@@ -78,6 +95,7 @@ pub fn attach_all(
     for (i, (method, component)) in built.iter().zip(&spec.method).enumerate() {
         let chosen = choose(model, &component.name, &**method, &spec.targets, &spec.layers, spec.seed)?;
         let mut init = seed::stream(spec.seed, &format!("init/{i}"));
+        let stage = own_stage(&**method, stage);
         let attached = method
             .attach(model, &mut AttachContext { chosen: &chosen, stage, carried, init: &mut init, loading: false })
             .map_err(|error| match RunError::from(error) {
@@ -103,13 +121,27 @@ pub fn fresh_model(spec: &RunSpec, environment: &Environment, device: &Device) -
     Ok(model::build(&model_config(spec, environment)?, &On { weights: &Fresh { seed: spec.seed }, device })?)
 }
 
-fn shapes(spec: &RunSpec, environment: &Environment) -> Result<Box<dyn Model>> {
-    Ok(model::build(&model_config(spec, environment)?, &Shapes)?)
+fn shapes(spec: &RunSpec, environment: &Environment) -> Result<Box<dyn Network>> {
+    Ok(model::build_network(&model_config(spec, environment)?, &Shapes)?)
 }
 
-/// The model of the spec, with shapes and no content, and its methods attached.
-pub(crate) fn attach_shapes(spec: &RunSpec, environment: &Environment) -> Result<(Box<dyn Model>, Attachment)> {
-    let mut model = shapes(spec, environment)?;
-    let (attachment, _) = attach_all(spec, &build_methods(spec)?, &mut *model, 0, &Carried::new())?;
-    Ok((model, attachment))
+/// The stages of a run with these methods.
+pub(crate) fn stages_of(methods: &[Box<dyn Method>]) -> Vec<Stage> {
+    joint_stages(methods.iter().map(AsRef::as_ref))
+}
+
+/// The model of the spec, with shapes and no content, and its methods attached as in the last of their stages; the stages before it are
+/// tried, too.
+pub(crate) fn attach_shapes(spec: &RunSpec, environment: &Environment) -> Result<(Box<dyn Network>, Attachment)> {
+    let methods = build_methods(spec)?;
+    let last = stages_of(&methods).len().saturating_sub(1);
+    let attach = |stage| {
+        let mut model = shapes(spec, environment)?;
+        let (attachment, _) = attach_all(spec, &methods, &mut *model, stage, &Carried::new())?;
+        Ok((model, attachment))
+    };
+    for stage in 0..last {
+        attach(stage)?;
+    }
+    attach(last)
 }

@@ -4,19 +4,19 @@
 //! would have.
 
 use crate::account::{Account, Kinds};
-use crate::batch::{self, Batch};
 use crate::checkpoint::{Progress, StepSummary};
 use crate::error::{Result, RunError};
 use crate::meter::Phase;
 use crate::optimizer::{AdamW, AdamWConfig};
-use crate::probe::{ModelProbe, ProbeData};
+use crate::probe::ModelProbe;
 use crate::schedule::Schedule;
+use crate::workload::{Batch, Workload};
 use peftbench_adapters::method::TrainingStep;
-use peftbench_adapters::policy::InactiveMoments;
+use peftbench_adapters::policy::{InactiveMoments, ProbeSource};
 use peftbench_adapters::{Activity, Attachment, LayerPolicy};
 use peftbench_datasets::batching;
-use peftbench_models::{Model, Pass};
-use peftbench_ops::{Device, Gradients, Meter, Tape};
+use peftbench_models::Pass;
+use peftbench_ops::{Gradients, Meter, Param, Tape};
 use peftbench_spec::RunSpec;
 use peftbench_spec::event::{Event, StepRecord};
 use peftbench_spec::seed;
@@ -29,10 +29,12 @@ pub struct TrainingStage<'a> {
     pub spec: &'a RunSpec,
     /// Name in records.
     pub name: &'static str,
-    /// The training split, and what else policies may probe.
-    pub data: ProbeData<'a>,
-    /// Where batches go.
-    pub device: Device,
+    /// Its optimizer steps.
+    pub budget: u64,
+    /// Tokens of each training example.
+    pub lengths: Vec<usize>,
+    /// The base model's matrices and their layers, for policies that look at them.
+    pub weights: Vec<(usize, Param)>,
     /// Bytes of the base model.
     pub base_bytes: u64,
     /// Its layers.
@@ -66,8 +68,9 @@ pub fn total_steps(examples: usize, spec: &RunSpec) -> u64 {
 impl<'a> Trainer<'a> {
     /// A trainer of one stage.
     pub fn new(stage: TrainingStage<'a>, attachment: Attachment, policy: Box<dyn LayerPolicy>) -> Self {
-        let (spec, examples) = (stage.spec, stage.data.train.len());
-        let total = total_steps(examples, spec);
+        let (spec, examples) = (stage.spec, stage.lengths.len());
+        // The learning rate of a stage that ends before the run's budget is that of the run so far.
+        let total = total_steps(examples, spec).max(stage.budget);
         let t = &spec.train;
         let adamw = AdamWConfig { betas: t.betas, eps: t.eps, weight_decay: t.weight_decay, max_grad_norm: t.max_grad_norm };
         let schedule = Schedule { scheduler: t.lr_scheduler, lr: t.lr, warmup: (t.warmup_ratio * total as f64).round() as u64, total };
@@ -102,21 +105,21 @@ impl<'a> Trainer<'a> {
     /// One optimizer step; `progress` is brought forward.
     pub fn step(
         &mut self,
-        model: &dyn Model,
+        work: &dyn Workload,
         progress: &mut Progress,
         phase: &mut Phase,
         sink: &mut dyn FnMut(&Event) -> Result<()>,
     ) -> Result<()> {
         let stage_step = progress.stage_step + 1;
         let step = progress.step + 1;
-        let activity = self.activate(model, stage_step, phase, sink)?;
+        let activity = self.activate(work, stage_step, phase, sink)?;
         let started = Instant::now();
-        let batches = self.batches(stage_step)?;
+        let batches = self.batches(work, stage_step)?;
         let data_seconds = started.elapsed().as_secs_f64();
         phase.part_peak();
         let lr = self.schedule.lr(stage_step);
         let account = Account::begin(self.stage.base_bytes, self.attachment.num_added() * 4, self.optimizer.bytes());
-        let (loss, grads, activation_bytes) = phase.compute(|| self.differentiate(model, &batches, step, account.meter()))?;
+        let (loss, grads, activation_bytes) = phase.compute(|| self.differentiate(work, &batches, step, account.meter()))?;
         let differentiating = account.end_part();
         if !loss.is_finite() {
             return Err(RunError::NanLoss { step, loss, lr: self.stage.spec.train.lr });
@@ -126,14 +129,14 @@ impl<'a> Trainer<'a> {
             return Err(RunError::NanLoss { step, loss: grad_norm, lr: self.stage.spec.train.lr });
         }
         let grad_scale = self.optimizer.grad_scale(grad_norm);
-        let made = TrainingStep { step: stage_step, total: self.schedule.total, grads: &grads, grad_scale };
+        let made = TrainingStep { step: stage_step, total: self.stage.budget, grads: &grads, grad_scale };
         phase.compute(|| self.attachment.training.iter().try_for_each(|training| training.after_step(&made)))?;
         drop(grads);
         let peak_bytes = phase.part_peak();
         let updating = account.end_part();
         let highest: Kinds = if updating.total() > differentiating.total() { updating } else { differentiating };
         phase.reached(&highest);
-        let (tokens, padding) = batches.iter().fold((0, 0), |(t, p), b| (t + b.tokens, p + b.padding));
+        let (tokens, padding) = batches.iter().fold((0, 0), |(t, p), b| (t + b.tokens(), p + b.padding()));
         let seconds = started.elapsed().as_secs_f64();
         progress.step = step;
         progress.stage_step = stage_step;
@@ -157,33 +160,29 @@ impl<'a> Trainer<'a> {
     }
 
     /// The micro-batches of a step.
-    fn batches(&mut self, stage_step: u64) -> Result<Vec<Batch>> {
+    fn batches(&mut self, work: &dyn Workload, stage_step: u64) -> Result<Vec<Batch>> {
         let (epoch, within) = ((stage_step - 1) / self.steps_per_epoch, (stage_step - 1) % self.steps_per_epoch);
         if self.order.0 != epoch {
-            let lengths: Vec<usize> = self.stage.data.train.iter().map(|e| e.ids.len()).collect();
             let mut stream = seed::stream(self.stage.spec.seed, &format!("data/{}/{epoch}", self.stage.name));
-            self.order = (epoch, batching::train_batches(&lengths, self.stage.spec.train.batch_size, &mut stream));
+            self.order = (epoch, batching::train_batches(&self.stage.lengths, self.stage.spec.train.batch_size, &mut stream));
         }
         let count = self.stage.spec.train.gradient_accumulation;
         let start = within as usize * count;
         let chosen = &self.order.1[start..(start + count).min(self.order.1.len())];
-        chosen
-            .iter()
-            .map(|indices| batch::join(&indices.iter().map(|&i| &self.stage.data.train[i]).collect::<Vec<_>>(), &self.stage.device))
-            .collect()
+        chosen.iter().map(|indices| work.batch(ProbeSource::Train, indices)).collect()
     }
 
     /// Asks the policy and sets each tensor active or not. What the policy probes is a phase of its own.
     fn activate(
         &mut self,
-        model: &dyn Model,
+        work: &dyn Workload,
         stage_step: u64,
         phase: &mut Phase,
         sink: &mut dyn FnMut(&Event) -> Result<()>,
     ) -> Result<Activity> {
         let params = &self.attachment.params;
-        let mut probe =
-            ModelProbe { model, params, data: self.stage.data, seed: self.stage.spec.seed, device: &self.stage.device, asked: false };
+        let (weights, num_layers, seed) = (&self.stage.weights, self.stage.num_layers, self.stage.spec.seed);
+        let mut probe = ModelProbe { work, params, weights, num_layers, seed, asked: false };
         let (activity, record) = phase.apart("probe", || self.policy.begin_step(stage_step, &mut probe));
         let activity = activity?;
         if probe.asked {
@@ -203,18 +202,16 @@ impl<'a> Trainer<'a> {
 
     /// Loss, gradients and the bytes that the tape kept. The loss is the mean over the label tokens of all micro-batches; what methods add to
     /// it is differentiated with it, but not reported: losses stay comparable.
-    fn differentiate(&self, model: &dyn Model, batches: &[Batch], step: u64, meter: &Meter) -> Result<(f64, Gradients, u64)> {
+    fn differentiate(&self, work: &dyn Workload, batches: &[Batch], step: u64, meter: &Meter) -> Result<(f64, Gradients, u64)> {
         let dropout = RefCell::new(seed::stream(self.stage.spec.seed, &format!("dropout/{step}")));
-        let labels: usize = batches.iter().map(|b| b.labels.len()).sum();
+        let labels: usize = batches.iter().map(Batch::weight).sum();
         let (mut total, mut kept, mut sum) = (0.0, 0, None);
         for batch in batches {
             let tape = Tape::metered(meter);
             let gradient_checkpointing = self.stage.spec.train.gradient_checkpointing;
             let pass = Pass { dropout: Some(&dropout), gradient_checkpointing, ..Pass::evaluation(&tape) };
-            let hidden = model.forward(&pass, &batch.ids, None)?;
-            let mut loss = model.loss(&pass, &hidden, &batch.rows, &batch.labels)?;
-            drop(hidden);
-            let share = batch.labels.len() as f64 / labels.max(1) as f64;
+            let mut loss = work.loss(&pass, batch)?;
+            let share = batch.weight() as f64 / labels.max(1) as f64;
             total += f64::from(loss.value().to_scalar::<f32>()?) * share;
             for training in &self.attachment.training {
                 if let Some(penalty) = training.penalty(&tape)? {

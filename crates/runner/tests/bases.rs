@@ -13,8 +13,10 @@ fn root() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("../..")
 }
 
+/// The language models that ship; a network over numbers has no tokenizer.
 fn bases() -> Vec<PathBuf> {
     let mut bases: Vec<PathBuf> = std::fs::read_dir(root().join("bases")).unwrap().map(|e| e.unwrap().path()).collect();
+    bases.retain(|path| path.join("tokenizer.json").is_file());
     bases.sort();
     let names: Vec<&str> = bases.iter().filter_map(|base| base.file_name()?.to_str()).collect();
     assert_eq!(names, ["tiny-jamba", "tiny-llama", "tiny-mamba", "tiny-mamba2"]);

@@ -24,7 +24,7 @@ pub enum Event {
         /// Step from which training goes on; 0 for a fresh start.
         resumed_from_step: u64,
     },
-    /// What the run works on, once all is loaded and attached.
+    /// What the run works on, once all is loaded and attached. A run of several stages says it for each; the last one counts.
     Setup(Box<Setup>),
     /// One trained, or merely existing, tensor of the model or the adapters.
     Param(ParamRecord),
@@ -55,6 +55,8 @@ pub enum Event {
         /// Whether the layer trained at this step.
         selected: bool,
     },
+    /// A part of a state space that the method has selected.
+    Dimension(DimensionRecord),
     /// A phase ended. Phases of one name add up (evaluation happens once an epoch).
     Phase(PhaseRecord),
     /// A resumable state was written.
@@ -152,7 +154,7 @@ pub struct Setup {
     pub test_overlap_samples: usize,
     /// Training examples shortened to `max_length`, as a fraction.
     pub truncated_fraction: f64,
-    /// Optimizer steps the run will make.
+    /// Optimizer steps the run will make, in all stages.
     pub total_steps: u64,
     /// Kind of device: `cpu` or `cuda`.
     pub device: String,
@@ -175,6 +177,27 @@ pub struct ParamRecord {
     pub adapter: bool,
     /// The target term that selected it.
     pub matched_by: Option<String>,
+}
+
+/// A channel of a layer's state space, or a state of one, that the method trains or prunes.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DimensionRecord {
+    /// Path of the layer's A_log.
+    pub path: String,
+    /// Layer index.
+    pub layer: usize,
+    /// Channel; in Mamba-2 the head.
+    pub channel: usize,
+    /// State of it; absent for a channel as a whole.
+    pub state: Option<usize>,
+    /// Whether it trains; otherwise it is pruned.
+    pub trained: bool,
+    /// What it was ranked by.
+    pub score: Option<f64>,
+    /// Channels of the layer.
+    pub num_channels: usize,
+    /// States of a channel.
+    pub num_states: usize,
 }
 
 /// One optimizer step.
@@ -258,7 +281,7 @@ pub struct Prediction {
     pub score: f64,
 }
 
-/// A phase of the run: `load`, `attach`, `train`, `eval`, `save`.
+/// A phase of the run: `load`, `attach`, `warmup`, `select`, `train`, `probe`, `eval`, `save`.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct PhaseRecord {
@@ -302,9 +325,9 @@ pub struct Summary {
     /// The same at the end.
     #[serde(default)]
     pub forgetting_loss_after: Option<f64>,
-    /// Optimizer steps done.
+    /// Optimizer steps done, in all stages.
     pub steps_done: u64,
-    /// Mean training loss over the last tenth of the steps.
+    /// Mean training loss over the last tenth of the last stage's steps.
     pub train_loss_final: Option<f64>,
     /// Wall time of all attempts.
     pub total_seconds: f64,

@@ -11,7 +11,7 @@ use super::parts::{at_least_one, attach_state, tensor_name, unsupported};
 use crate::error::Result;
 use crate::method::{AttachContext, Attachment, Method};
 use peftbench_models::slots::{ExtraStates, StateAdapter};
-use peftbench_models::{Model, Pass};
+use peftbench_models::{Network, Pass};
 use peftbench_ops::Param;
 use peftbench_spec::{SlotKind, TargetExpr};
 use serde::{Deserialize, Serialize};
@@ -63,7 +63,7 @@ impl Method for AdditionalScan {
         TargetExpr::new(["*"])
     }
 
-    fn attach(&self, model: &mut dyn Model, context: &mut AttachContext<'_>) -> Result<Attachment> {
+    fn attach(&self, model: &mut dyn Network, context: &mut AttachContext<'_>) -> Result<Attachment> {
         let extra = self.d_state;
         let params = attach_state(model, context, &mut |slot, a_log, chosen, init| {
             let (inner, states) = (slot.inner, slot.state);

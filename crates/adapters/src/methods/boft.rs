@@ -13,7 +13,7 @@ use crate::error::Result;
 use crate::method::{AttachContext, Attachment, Method};
 use crate::selection::Chosen;
 use peftbench_models::slots::{LinearAdapter, LinearSlot};
-use peftbench_models::{Model, Pass};
+use peftbench_models::{Network, Pass};
 use peftbench_ops::{Param, Tape, Var};
 use peftbench_spec::{SlotKind, SpecError, TargetExpr};
 use serde::{Deserialize, Serialize};
@@ -165,7 +165,7 @@ impl Method for Boft {
         self.init_weights
     }
 
-    fn attach(&self, model: &mut dyn Model, context: &mut AttachContext<'_>) -> Result<Attachment> {
+    fn attach(&self, model: &mut dyn Network, context: &mut AttachContext<'_>) -> Result<Attachment> {
         let params = attach_linear(model, context, "boft", &mut |slot, chosen, init| self.attach_to(slot, chosen, init))?;
         Ok(Attachment::new(params, linear_config("BOFT", self, model, context.chosen)))
     }

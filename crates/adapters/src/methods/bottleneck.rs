@@ -15,7 +15,7 @@ use crate::error::Result;
 use crate::method::{AdapterParam, AttachContext, Attachment, Method};
 use crate::selection::Chosen;
 use peftbench_models::slots::{LinearAdapter, SlotMut, SublayerAdapter};
-use peftbench_models::{Model, Pass};
+use peftbench_models::{Network, Pass};
 use peftbench_ops::activation::Activation;
 use peftbench_ops::{Param, Var};
 use peftbench_spec::{Role, SlotKind, TargetExpr};
@@ -92,7 +92,7 @@ impl Bottleneck {
         Ok(Adapter { down, up, options: self.clone(), place, layer: chosen.layer })
     }
 
-    fn attach(&self, method: &str, parallel: bool, model: &mut dyn Model, context: &mut AttachContext<'_>) -> Result<Vec<AdapterParam>> {
+    fn attach(&self, method: &str, parallel: bool, model: &mut dyn Network, context: &mut AttachContext<'_>) -> Result<Vec<AdapterParam>> {
         let hidden = model.hidden_size();
         let init = &mut Initializer::of(model, context.init);
         let mut found: Result<Vec<AdapterParam>> = Ok(Vec::new());
@@ -264,7 +264,7 @@ impl Method for Series {
         self.0.init_weights == Start::MamAdapter
     }
 
-    fn attach(&self, model: &mut dyn Model, context: &mut AttachContext<'_>) -> Result<Attachment> {
+    fn attach(&self, model: &mut dyn Network, context: &mut AttachContext<'_>) -> Result<Attachment> {
         Ok(Attachment::new(self.0.attach("series", false, model, context)?, self.0.config("PEFTBENCH_SERIES")))
     }
 }
@@ -303,7 +303,7 @@ impl Method for Parallel {
         self.0.init_weights == Start::MamAdapter
     }
 
-    fn attach(&self, model: &mut dyn Model, context: &mut AttachContext<'_>) -> Result<Attachment> {
+    fn attach(&self, model: &mut dyn Network, context: &mut AttachContext<'_>) -> Result<Attachment> {
         Ok(Attachment::new(self.0.attach("parallel", true, model, context)?, self.0.config("PEFTBENCH_PARALLEL")))
     }
 }

@@ -13,9 +13,9 @@
 
 use super::Options;
 use crate::error::{AdapterError, Result};
-use crate::method::{AttachContext, Attachment, Carried, Method, Stage};
+use crate::method::{AttachContext, Attachment, Carried, LossProbe, Method, Stage, joint_carry, joint_stages, own_stage};
 use crate::selection::{Chosen, choose};
-use peftbench_models::Model;
+use peftbench_models::Network;
 use peftbench_spec::{Component, LayerSelection, SlotKind, SpecError, TargetExpr, seed};
 use rand::Rng;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -117,11 +117,10 @@ impl Combined {
         i: usize,
         method: &dyn Method,
         chosen: &[Chosen],
-        model: &mut dyn Model,
+        model: &mut dyn Network,
         context: &mut AttachContext<'_>,
     ) -> Result<Attachment> {
-        // One with a single stage begins afresh in each.
-        let stage = if method.stages().len() > 1 { context.stage } else { 0 };
+        let stage = own_stage(method, context.stage);
         let own = &mut AttachContext { chosen, stage, carried: context.carried, init: context.init, loading: context.loading };
         method.attach(model, own).map_err(|error| below(error, i))
     }
@@ -196,11 +195,10 @@ impl Method for Combined {
     }
 
     fn stages(&self) -> Vec<Stage> {
-        let all = self.built().unwrap_or_default().into_iter().map(|method| method.stages());
-        all.max_by_key(Vec::len).unwrap_or_default()
+        joint_stages(self.built().unwrap_or_default().iter().map(AsRef::as_ref))
     }
 
-    fn attach(&self, model: &mut dyn Model, context: &mut AttachContext<'_>) -> Result<Attachment> {
+    fn attach(&self, model: &mut dyn Network, context: &mut AttachContext<'_>) -> Result<Attachment> {
         let methods = self.built()?;
         // Layers that are drawn are drawn from the run's seed, by way of its stream of initialisation, and alike in every stage.
         let drawn = context.init.next_u64();
@@ -222,11 +220,7 @@ impl Method for Combined {
         Ok(all)
     }
 
-    fn carry(&self, stage: usize, attachment: &Attachment) -> Result<Carried> {
-        let mut carried = Carried::new();
-        for method in self.built()?.iter().filter(|method| method.stages().len() > 1) {
-            carried.extend(method.carry(stage, attachment)?);
-        }
-        Ok(carried)
+    fn carry(&self, stage: usize, attachment: &Attachment, probe: &mut LossProbe<'_>) -> Result<Carried> {
+        joint_carry(self.built()?.iter().map(AsRef::as_ref), stage, attachment, probe)
     }
 }

@@ -17,7 +17,7 @@ use crate::method::{AdapterParam, AttachContext, Attachment, Method};
 use crate::selection::Chosen;
 use candle_core::TensorId;
 use peftbench_models::slots::{LinearAdapter, LinearSlot};
-use peftbench_models::{Model, Pass};
+use peftbench_models::{Network, Pass};
 use peftbench_ops::linear::RowRanges;
 use peftbench_ops::{Param, Tensor, Var};
 use peftbench_spec::{Role, SlotKind, TargetExpr};
@@ -169,7 +169,7 @@ impl Method for Dora {
         self.lora().default_targets(arch)
     }
 
-    fn attach(&self, model: &mut dyn Model, context: &mut AttachContext<'_>) -> Result<Attachment> {
+    fn attach(&self, model: &mut dyn Network, context: &mut AttachContext<'_>) -> Result<Attachment> {
         let lora = self.lora();
         let Attached { params, sizes, .. } = lora.attach_updates(model, context, &mut attach_magnitude)?;
         let mut config = lora.peft_config(model, &sizes);

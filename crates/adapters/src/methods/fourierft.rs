@@ -17,7 +17,7 @@ use crate::error::Result;
 use crate::method::{AttachContext, Attachment, Method};
 use crate::selection::Chosen;
 use peftbench_models::slots::{LinearAdapter, LinearSlot};
-use peftbench_models::{Model, Pass};
+use peftbench_models::{Network, Pass};
 use peftbench_ops::candle_fn::DerivedWeight;
 use peftbench_ops::{DType, Device, Param, Tensor};
 use peftbench_spec::{SlotKind, SpecError, TargetExpr};
@@ -162,7 +162,7 @@ impl Method for FourierFt {
         self.init_weights
     }
 
-    fn attach(&self, model: &mut dyn Model, context: &mut AttachContext<'_>) -> Result<Attachment> {
+    fn attach(&self, model: &mut dyn Network, context: &mut AttachContext<'_>) -> Result<Attachment> {
         let mut shared = HashMap::new();
         let params = attach_linear(model, context, "fourierft", &mut |slot, chosen, init| self.attach_to(slot, chosen, init, &mut shared))?;
         Ok(Attachment::new(params, linear_config("FOURIERFT", self, model, context.chosen)))

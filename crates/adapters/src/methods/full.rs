@@ -5,7 +5,7 @@
 use super::{Options, train_tensors};
 use crate::error::Result;
 use crate::method::{AttachContext, Attachment, Method};
-use peftbench_models::Model;
+use peftbench_models::Network;
 use peftbench_spec::{SlotKind, TargetExpr};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -28,7 +28,7 @@ impl Method for Full {
         TargetExpr::new(["*"])
     }
 
-    fn attach(&self, model: &mut dyn Model, context: &mut AttachContext<'_>) -> Result<Attachment> {
+    fn attach(&self, model: &mut dyn Network, context: &mut AttachContext<'_>) -> Result<Attachment> {
         let term = |path: &str| context.chosen.iter().find(|c| c.slot == path).map(|c| c.matched_by.clone());
         let attachment = train_tensors(model, &|slot| term(&slot.info.path))?;
         Ok(Attachment { peft_config: json!({ "peft_type": Self::PEFT_TYPE }), ..attachment })

@@ -13,7 +13,7 @@ use crate::error::Result;
 use crate::method::{AttachContext, Attachment, Method};
 use crate::selection::Chosen;
 use peftbench_models::slots::{LinearAdapter, LinearSlot};
-use peftbench_models::{Model, Pass};
+use peftbench_models::{Network, Pass};
 use peftbench_ops::{DType, Param, Tape, Tensor, Var};
 use peftbench_spec::{SlotKind, SpecError, TargetExpr};
 use serde::{Deserialize, Serialize};
@@ -145,7 +145,7 @@ impl Method for Hra {
         self.init_weights && !self.apply_GS
     }
 
-    fn attach(&self, model: &mut dyn Model, context: &mut AttachContext<'_>) -> Result<Attachment> {
+    fn attach(&self, model: &mut dyn Network, context: &mut AttachContext<'_>) -> Result<Attachment> {
         let params = attach_linear(model, context, "hra", &mut |slot, chosen, init| self.attach_to(slot, chosen, init))?;
         Ok(Attachment::new(params, linear_config("HRA", self, model, context.chosen)))
     }

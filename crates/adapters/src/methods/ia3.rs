@@ -11,7 +11,7 @@ use crate::export::TargetModules;
 use crate::method::{AttachContext, Attachment, Method};
 use crate::selection::Chosen;
 use peftbench_models::slots::{LinearAdapter, LinearSlot};
-use peftbench_models::{Model, Pass};
+use peftbench_models::{Network, Pass};
 use peftbench_ops::linear::RowRanges;
 use peftbench_ops::{Param, Var};
 use peftbench_spec::{Candidate, Role, SlotKind, SpecError, TargetExpr};
@@ -127,7 +127,7 @@ impl Method for Ia3 {
         }
     }
 
-    fn attach(&self, model: &mut dyn Model, context: &mut AttachContext<'_>) -> Result<Attachment> {
+    fn attach(&self, model: &mut dyn Network, context: &mut AttachContext<'_>) -> Result<Attachment> {
         let feedforward = self.feedforward(context.chosen)?;
         let params = attach_linear(model, context, "ia3", &mut |slot, chosen, init| {
             Self::attach_to(slot, chosen, feedforward.contains(&chosen.path()), init)

@@ -8,7 +8,7 @@ use super::parts::{attach_state, tensor_name};
 use crate::error::Result;
 use crate::method::{AttachContext, Attachment, Method};
 use peftbench_models::slots::StateAdapter;
-use peftbench_models::{Model, Pass};
+use peftbench_models::{Network, Pass};
 use peftbench_ops::{Param, Var};
 use peftbench_spec::{SlotKind, TargetExpr};
 use serde::{Deserialize, Serialize};
@@ -52,7 +52,7 @@ impl Method for InitialState {
         TargetExpr::new(["*"])
     }
 
-    fn attach(&self, model: &mut dyn Model, context: &mut AttachContext<'_>) -> Result<Attachment> {
+    fn attach(&self, model: &mut dyn Network, context: &mut AttachContext<'_>) -> Result<Attachment> {
         let params = attach_state(model, context, &mut |slot, _, chosen, init| {
             let state = Param::trainable(tensor_name(chosen, "initial_state"), init.zeros((slot.inner, slot.state))?);
             let context = match self.conv_state {

@@ -1,7 +1,7 @@
 //! How the tensors that a method adds begin: drawn from the run's stream of initialisation, on the device of the model they are added to.
 
 use crate::error::Result;
-use peftbench_models::Model;
+use peftbench_models::Network;
 use peftbench_ops::{DType, Device, Shape, Tensor};
 use peftbench_spec::seed::Stream;
 use rand::RngExt;
@@ -15,7 +15,7 @@ pub(crate) struct Initializer<'a> {
 
 impl<'a> Initializer<'a> {
     /// Draws from `stream` for what lies beside the tensors of `model`.
-    pub fn of(model: &mut dyn Model, stream: &'a mut Stream) -> Self {
+    pub fn of(model: &mut dyn Network, stream: &'a mut Stream) -> Self {
         Self { device: model.device(), stream }
     }
 

@@ -6,7 +6,7 @@ use super::{Options, train_tensors};
 use crate::error::Result;
 use crate::export::TargetModules;
 use crate::method::{AttachContext, Attachment, Method};
-use peftbench_models::Model;
+use peftbench_models::Network;
 use peftbench_spec::{Candidate, Role, SlotKind, TargetExpr};
 use serde::{Deserialize, Serialize};
 use serde_json::json;
@@ -33,7 +33,7 @@ impl Method for LnTuning {
         TargetExpr::new(["group:norm"])
     }
 
-    fn attach(&self, model: &mut dyn Model, context: &mut AttachContext<'_>) -> Result<Attachment> {
+    fn attach(&self, model: &mut dyn Network, context: &mut AttachContext<'_>) -> Result<Attachment> {
         let term = |path: &str| context.chosen.iter().find(|c| c.slot == path).map(|c| c.matched_by.clone());
         let mut params = train_tensors(model, &|slot| term(&slot.info.path))?.params;
         let mut modules = Vec::new();

@@ -14,7 +14,7 @@ use crate::error::Result;
 use crate::method::{AdapterParam, AttachContext, Attachment, Method};
 use crate::selection::rows_of;
 use peftbench_models::slots::{LinearAdapter, SlotMut};
-use peftbench_models::{Model, Pass};
+use peftbench_models::{Network, Pass};
 use peftbench_ops::candle_fn::DerivedWeight;
 use peftbench_ops::linear::{LowRank, RowRanges};
 use peftbench_ops::{Param, Tensor, Var};
@@ -123,7 +123,7 @@ impl Method for Loha {
         projection_targets(arch)
     }
 
-    fn attach(&self, model: &mut dyn Model, context: &mut AttachContext<'_>) -> Result<Attachment> {
+    fn attach(&self, model: &mut dyn Network, context: &mut AttachContext<'_>) -> Result<Attachment> {
         let mut params = Vec::new();
         let init = &mut Initializer::of(model, context.init);
         try_visit(model, &mut |slot| {

@@ -13,7 +13,7 @@ use crate::error::Result;
 use crate::method::{AttachContext, Attachment, Method};
 use crate::selection::{Chosen, rows_of};
 use peftbench_models::slots::LinearAdapter;
-use peftbench_models::{Model, Pass};
+use peftbench_models::{Network, Pass};
 use peftbench_ops::linear::RowRanges;
 use peftbench_ops::{Param, Tape, Tensor, Var};
 use peftbench_spec::{SlotKind, SpecError, TargetExpr};
@@ -155,7 +155,7 @@ impl Method for Lokr {
         projection_targets(arch)
     }
 
-    fn attach(&self, model: &mut dyn Model, context: &mut AttachContext<'_>) -> Result<Attachment> {
+    fn attach(&self, model: &mut dyn Network, context: &mut AttachContext<'_>) -> Result<Attachment> {
         let loading = context.loading;
         let params = attach_linear(model, context, "lokr", &mut |slot, chosen, init| {
             let (place, rows) = (chosen.path(), rows_of(chosen, slot));

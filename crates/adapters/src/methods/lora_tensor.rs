@@ -10,7 +10,7 @@ use crate::error::Result;
 use crate::method::{AdapterParam, AttachContext, Attachment, Method};
 use crate::selection::Chosen;
 use peftbench_models::slots::{ParamAdapter, ParamSlot, SlotMut};
-use peftbench_models::{Model, Pass};
+use peftbench_models::{Network, Pass};
 use peftbench_ops::{Param, Var};
 use peftbench_spec::{SlotKind, SpecError, TargetExpr};
 use serde::{Deserialize, Serialize};
@@ -90,7 +90,7 @@ impl Method for LoraTensor {
         TargetExpr::new(["A_log"])
     }
 
-    fn attach(&self, model: &mut dyn Model, context: &mut AttachContext<'_>) -> Result<Attachment> {
+    fn attach(&self, model: &mut dyn Network, context: &mut AttachContext<'_>) -> Result<Attachment> {
         let mut found: Result<Vec<AdapterParam>> = Ok(Vec::new());
         let init = &mut Initializer::of(model, context.init);
         model.visit_slots(&mut |slot| {

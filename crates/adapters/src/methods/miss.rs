@@ -12,7 +12,7 @@ use crate::error::Result;
 use crate::method::{AttachContext, Attachment, Method};
 use crate::selection::Chosen;
 use peftbench_models::slots::{LinearAdapter, LinearSlot};
-use peftbench_models::{Model, Pass};
+use peftbench_models::{Network, Pass};
 use peftbench_ops::candle_fn::DerivedWeight;
 use peftbench_ops::linear::{LowRank, RowRanges};
 use peftbench_ops::{Param, Tensor, Var};
@@ -182,7 +182,7 @@ impl Method for Miss {
         self.init_weights != Variant::Plain(false)
     }
 
-    fn attach(&self, model: &mut dyn Model, context: &mut AttachContext<'_>) -> Result<Attachment> {
+    fn attach(&self, model: &mut dyn Network, context: &mut AttachContext<'_>) -> Result<Attachment> {
         let params = attach_linear(model, context, "miss", &mut |slot, chosen, init| self.attach_to(slot, chosen, init))?;
         Ok(Attachment::new(params, linear_config("MISS", self, model, context.chosen)))
     }

@@ -29,6 +29,7 @@ pub mod prefix;
 pub mod prompt;
 pub mod road;
 mod rotation;
+pub mod sdt;
 pub mod selective;
 pub mod state_offset;
 mod torch_random;
@@ -36,7 +37,7 @@ pub mod vera;
 
 use crate::error::Result;
 use crate::method::{AdapterParam, Attachment, Method};
-use peftbench_models::Model;
+use peftbench_models::Network;
 use peftbench_models::slots::{ParamSlot, SlotMut};
 use peftbench_ops::linear::RowRanges;
 use peftbench_ops::{Tape, Tensor, Var};
@@ -105,6 +106,7 @@ pub const METHODS: &[MethodEntry] = &[
         "additional-scan: more states for each channel of an SSM (Yoshimura et al., 2025)",
     ),
     entry::<lora_tensor::LoraTensor>("lora_tensor", "LoRA on raw tensors seen as matrices, such as A_log (arXiv 2410.09016)"),
+    entry::<sdt::Sdt>("sdt", "SDT: the channels and states of an SSM that a warm-up moves most (arXiv 2410.09016)"),
     entry::<combined::Combined>("combined", "several methods, each with targets and layers of its own"),
 ];
 
@@ -234,7 +236,7 @@ pub fn resolve(component: &Component) -> peftbench_spec::error::Result<Component
 }
 
 /// Shows every slot to a visitor that may fail; the first error ends the visit.
-pub(crate) fn try_visit(model: &mut dyn Model, visitor: &mut dyn FnMut(SlotMut<'_>) -> Result<()>) -> Result<()> {
+pub(crate) fn try_visit(model: &mut dyn Network, visitor: &mut dyn FnMut(SlotMut<'_>) -> Result<()>) -> Result<()> {
     let mut outcome = Ok(());
     model.visit_slots(&mut |slot| {
         if outcome.is_ok() {
@@ -269,7 +271,7 @@ pub(crate) fn spread(tape: &Tape, part: &Var, dim: usize, rows: &RowRanges, widt
 }
 
 /// Sets the raw tensors that `wanted` accepts trainable: it returns the target term that selected the slot.
-pub(crate) fn train_tensors(model: &mut dyn Model, wanted: &dyn Fn(&ParamSlot) -> Option<String>) -> Result<Attachment> {
+pub(crate) fn train_tensors(model: &mut dyn Network, wanted: &dyn Fn(&ParamSlot) -> Option<String>) -> Result<Attachment> {
     let mut params = Vec::new();
     model.visit_slots(&mut |slot| {
         if let SlotMut::Param(slot) = slot

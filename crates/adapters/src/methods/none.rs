@@ -3,7 +3,7 @@
 use super::Options;
 use crate::error::Result;
 use crate::method::{AttachContext, Attachment, Method};
-use peftbench_models::Model;
+use peftbench_models::Network;
 use peftbench_spec::{SlotKind, TargetExpr};
 use serde::{Deserialize, Serialize};
 
@@ -29,7 +29,7 @@ impl Method for None {
         false
     }
 
-    fn attach(&self, _model: &mut dyn Model, _context: &mut AttachContext<'_>) -> Result<Attachment> {
+    fn attach(&self, _model: &mut dyn Network, _context: &mut AttachContext<'_>) -> Result<Attachment> {
         Ok(Attachment::default())
     }
 }

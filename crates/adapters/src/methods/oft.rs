@@ -10,7 +10,7 @@ use super::rotation::{Skew, cayley, cayley_neumann, drop_blocks};
 use crate::error::Result;
 use crate::method::{AttachContext, Attachment, Method};
 use peftbench_models::slots::{LinearAdapter, LinearSlot};
-use peftbench_models::{Model, Pass};
+use peftbench_models::{Network, Pass};
 use peftbench_ops::{Param, Var};
 use peftbench_spec::{SlotKind, SpecError, TargetExpr};
 use serde::{Deserialize, Serialize};
@@ -142,7 +142,7 @@ impl Method for Oft {
         self.init_weights
     }
 
-    fn attach(&self, model: &mut dyn Model, context: &mut AttachContext<'_>) -> Result<Attachment> {
+    fn attach(&self, model: &mut dyn Network, context: &mut AttachContext<'_>) -> Result<Attachment> {
         let params = attach_linear(model, context, "oft", &mut |slot, chosen, init| self.attach_to(slot, chosen, init))?;
         Ok(Attachment::new(params, linear_config("OFT", self, model, context.chosen)))
     }

@@ -10,7 +10,7 @@ use super::parts::{at_least_one, attach_prompt, dropout_rate, entries};
 use crate::error::Result;
 use crate::method::{AttachContext, Attachment, Method};
 use peftbench_models::slots::PromptAdapter;
-use peftbench_models::{Model, Pass};
+use peftbench_models::{Network, Pass};
 use peftbench_ops::Var;
 use peftbench_spec::{SlotKind, SpecError, TargetExpr};
 use serde::{Deserialize, Serialize};
@@ -133,7 +133,7 @@ impl Method for PTuning {
         false
     }
 
-    fn attach(&self, model: &mut dyn Model, context: &mut AttachContext<'_>) -> Result<Attachment> {
+    fn attach(&self, model: &mut dyn Network, context: &mut AttachContext<'_>) -> Result<Attachment> {
         let (tokens, width) = (self.num_virtual_tokens, model.hidden_size());
         let hidden = self.encoder_hidden_size.unwrap_or(width);
         let init = &mut Initializer::of(model, context.init);

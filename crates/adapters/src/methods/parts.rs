@@ -6,7 +6,7 @@ use crate::export::TargetModules;
 use crate::method::{AdapterParam, AttachContext};
 use crate::selection::Chosen;
 use peftbench_models::slots::{LinearSlot, PromptAdapter, SlotMut, StateSlot};
-use peftbench_models::{Model, Pass};
+use peftbench_models::{Network, Pass};
 use peftbench_ops::{Param, Tensor, Var};
 use peftbench_spec::{Role, SpecError, TargetExpr};
 use serde::Serialize;
@@ -17,7 +17,7 @@ pub(crate) type AttachLinear<'a> = dyn FnMut(&mut LinearSlot, &Chosen, &mut Init
 
 /// Calls `attach` for every chosen linear slot, or row part of one, in the model's order; it returns the tensors it has added there.
 pub(crate) fn attach_linear(
-    model: &mut dyn Model,
+    model: &mut dyn Network,
     context: &mut AttachContext<'_>,
     method: &str,
     attach: &mut AttachLinear<'_>,
@@ -64,7 +64,7 @@ pub(crate) fn tensor_name(chosen: &Chosen, tensor: &str) -> String {
 }
 
 /// `adapter_config.json` of a method on linear layers that Hugging Face knows: its own `options`, and where it is attached.
-pub(crate) fn linear_config(peft_type: &str, options: &impl Serialize, model: &mut dyn Model, chosen: &[Chosen]) -> Value {
+pub(crate) fn linear_config(peft_type: &str, options: &impl Serialize, model: &mut dyn Network, chosen: &[Chosen]) -> Value {
     let paths: Vec<String> = chosen.iter().map(Chosen::path).collect();
     let TargetModules { names, layers, fan_in_fan_out } = TargetModules::of(model, &paths);
     let mut config = json!({
@@ -118,7 +118,11 @@ pub(crate) fn dropout_rate(field: &str, value: f64) -> peftbench_spec::error::Re
 }
 
 /// Puts virtual tokens in front of the input, and lists the tensors that make them.
-pub(crate) fn attach_prompt(model: &mut dyn Model, params: Vec<Param>, adapter: impl Fn() -> Box<dyn PromptAdapter>) -> Vec<AdapterParam> {
+pub(crate) fn attach_prompt(
+    model: &mut dyn Network,
+    params: Vec<Param>,
+    adapter: impl Fn() -> Box<dyn PromptAdapter>,
+) -> Vec<AdapterParam> {
     model.visit_slots(&mut |slot| {
         if let SlotMut::Prompt(slot) = slot {
             slot.attach(adapter());
@@ -145,7 +149,7 @@ pub(crate) type AttachState<'a> = dyn FnMut(&mut StateSlot, Option<&Tensor>, &Ch
 
 /// Calls `attach` for every chosen SSM layer, in the model's order.
 pub(crate) fn attach_state(
-    model: &mut dyn Model,
+    model: &mut dyn Network,
     context: &mut AttachContext<'_>,
     attach: &mut AttachState<'_>,
 ) -> Result<Vec<AdapterParam>> {

@@ -14,7 +14,7 @@ use super::parts::{at_least_one, entries, unsupported};
 use crate::error::Result;
 use crate::method::{AdapterParam, AttachContext, Attachment, FileForm, Method};
 use peftbench_models::slots::{PrefixAdapter, SlotMut, StateAdapter};
-use peftbench_models::{Model, Pass};
+use peftbench_models::{Network, Pass};
 use peftbench_ops::Var;
 use peftbench_spec::{SlotKind, TargetExpr};
 use serde::{Deserialize, Serialize};
@@ -142,7 +142,7 @@ impl Method for PrefixTuning {
         false
     }
 
-    fn attach(&self, model: &mut dyn Model, context: &mut AttachContext<'_>) -> Result<Attachment> {
+    fn attach(&self, model: &mut dyn Network, context: &mut AttachContext<'_>) -> Result<Attachment> {
         let is_chosen = |path: &str| context.chosen.iter().any(|c| c.slot == path);
         let mut places: Vec<Place> = Vec::new();
         let mut refused = None;

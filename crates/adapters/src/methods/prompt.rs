@@ -9,7 +9,7 @@ use super::initializer::Initializer;
 use crate::error::Result;
 use crate::method::{AdapterParam, AttachContext, Attachment, Method};
 use peftbench_models::slots::{PromptAdapter, SlotMut};
-use peftbench_models::{Model, Pass};
+use peftbench_models::{Network, Pass};
 use peftbench_ops::{Param, Tensor, Var};
 use peftbench_spec::{Role, SlotKind, SpecError, TargetExpr};
 use rand::RngExt;
@@ -89,13 +89,12 @@ impl PromptAdapter for VirtualTokens {
 
 impl PromptTuning {
     /// The first embeddings, [virtual tokens, hidden].
-    fn start(&self, model: &mut dyn Model, context: &mut AttachContext<'_>) -> Result<Tensor> {
+    fn start(&self, model: &mut dyn Network, context: &mut AttachContext<'_>) -> Result<Tensor> {
         let (tokens, hidden) = (self.num_virtual_tokens, model.hidden_size());
         let mut init = Initializer::of(model, context.init);
         if self.prompt_tuning_init == Init::Random {
             return init.normal((tokens, hidden), 1.0);
         }
-        let ids: Vec<u32> = (0..tokens).map(|_| init.stream().random_range(0..model.vocab_size() as u32)).collect();
         let mut table = None;
         model.visit_slots(&mut |slot| {
             if let SlotMut::Param(slot) = slot
@@ -105,6 +104,8 @@ impl PromptTuning {
             }
         });
         let Some(table) = table else { return init.zeros((tokens, hidden)) };
+        let rows = table.dim(0)? as u32;
+        let ids: Vec<u32> = (0..tokens).map(|_| init.stream().random_range(0..rows)).collect();
         Ok(table.contiguous()?.index_select(&Tensor::new(ids, table.device())?, 0)?)
     }
 }
@@ -123,7 +124,7 @@ impl Method for PromptTuning {
         false
     }
 
-    fn attach(&self, model: &mut dyn Model, context: &mut AttachContext<'_>) -> Result<Attachment> {
+    fn attach(&self, model: &mut dyn Network, context: &mut AttachContext<'_>) -> Result<Attachment> {
         let param = Param::trainable("prompt_embeddings", self.start(model, context)?);
         model.visit_slots(&mut |slot| {
             if let SlotMut::Prompt(slot) = slot {

@@ -16,7 +16,7 @@ use crate::error::Result;
 use crate::method::{AttachContext, Attachment, Method};
 use crate::selection::{Chosen, rows_of};
 use peftbench_models::slots::{LinearAdapter, LinearSlot};
-use peftbench_models::{Model, Pass};
+use peftbench_models::{Network, Pass};
 use peftbench_ops::linear::RowRanges;
 use peftbench_ops::{Param, Tensor, Var};
 use peftbench_spec::{SlotKind, SpecError, TargetExpr};
@@ -152,7 +152,7 @@ impl Method for Road {
         self.init_weights
     }
 
-    fn attach(&self, model: &mut dyn Model, context: &mut AttachContext<'_>) -> Result<Attachment> {
+    fn attach(&self, model: &mut dyn Network, context: &mut AttachContext<'_>) -> Result<Attachment> {
         let params = attach_linear(model, context, "road", &mut |slot, chosen, init| self.attach_to(slot, chosen, init))?;
         Ok(Attachment::new(params, linear_config("ROAD", self, model, context.chosen)))
     }

@@ -9,7 +9,7 @@ use super::parts::{attach_state, tensor_name, unsupported};
 use crate::error::Result;
 use crate::method::{AttachContext, Attachment, Method};
 use peftbench_models::slots::StateAdapter;
-use peftbench_models::{Model, Pass};
+use peftbench_models::{Network, Pass};
 use peftbench_ops::{Param, Tensor, Var};
 use peftbench_spec::{SlotKind, TargetExpr};
 use serde::{Deserialize, Serialize};
@@ -81,7 +81,7 @@ impl Method for StateOffset {
         TargetExpr::new(["*"])
     }
 
-    fn attach(&self, model: &mut dyn Model, context: &mut AttachContext<'_>) -> Result<Attachment> {
+    fn attach(&self, model: &mut dyn Network, context: &mut AttachContext<'_>) -> Result<Attachment> {
         let params = attach_state(model, context, &mut |slot, _, chosen, init| {
             if !slot.extensions.output_offset {
                 return Err(unsupported("state_offset", format!("the layer of `{}` cannot add it; take it away with `!`", chosen.slot)));

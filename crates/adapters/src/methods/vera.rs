@@ -10,7 +10,7 @@ use crate::error::Result;
 use crate::method::{AdapterParam, AttachContext, Attachment, Method};
 use crate::selection::{Chosen, rows_of};
 use peftbench_models::slots::{LinearAdapter, SlotMut};
-use peftbench_models::{Model, Pass};
+use peftbench_models::{Network, Pass};
 use peftbench_ops::linear::{LowRank, RowRanges};
 use peftbench_ops::{Param, Var};
 use peftbench_spec::{SlotKind, SpecError, TargetExpr, seed};
@@ -80,7 +80,7 @@ impl LinearAdapter for Update {
 
 impl Vera {
     /// The shared A [r, in] and B [out, r], as large as the largest of the chosen layers needs; Kaiming-uniform.
-    fn projections(&self, model: &mut dyn Model, chosen: &[Chosen]) -> Result<(Param, Param)> {
+    fn projections(&self, model: &mut dyn Network, chosen: &[Chosen]) -> Result<(Param, Param)> {
         let (mut out, mut input) = (0, 0);
         model.visit_slots(&mut |slot| {
             let SlotMut::Linear(slot) = slot else { return };
@@ -107,7 +107,7 @@ impl Method for Vera {
         projection_targets(arch)
     }
 
-    fn attach(&self, model: &mut dyn Model, context: &mut AttachContext<'_>) -> Result<Attachment> {
+    fn attach(&self, model: &mut dyn Network, context: &mut AttachContext<'_>) -> Result<Attachment> {
         let (a, b) = self.projections(model, context.chosen)?;
         let mut params = Vec::new();
         let init = Initializer::of(model, context.init);

@@ -3,6 +3,7 @@
 mod drawn;
 mod draws;
 pub mod fixed;
+pub mod greedy;
 pub mod guided;
 pub mod ist;
 pub mod rst;
@@ -28,13 +29,20 @@ pub struct PolicyContext {
     pub suppressible: bool,
     /// The run's seed. A policy opens a stream of its own for each step (`policy/<step>`), so that a resumed run draws the same.
     pub seed: u64,
+    /// Optimizer steps of the run, where they are known: a plan does not read the data.
+    pub total_steps: Option<u64>,
 }
 
 impl PolicyContext {
     /// For what a method has attached to a model of `num_layers` layers.
     pub fn new(num_layers: usize, attachment: &Attachment, seed: u64) -> Self {
         let suppressible = attachment.params.iter().any(|p| p.added && p.layer.is_some());
-        Self { num_layers, layers: attachment.layers(), suppressible, seed }
+        Self { num_layers, layers: attachment.layers(), suppressible, seed, total_steps: None }
+    }
+
+    /// For a run of so many optimizer steps.
+    pub fn with_total_steps(self, total_steps: u64) -> Self {
+        Self { total_steps: Some(total_steps), ..self }
     }
 }
 
@@ -69,6 +77,7 @@ pub const POLICIES: &[PolicyEntry] = &[
     entry::<rst::Lisa>("lisa", "LISA: layers drawn evenly every few steps"),
     entry::<guided::Owlore>("owlore", "outlier-weighed sampling: layers drawn by the share of outliers in their weights"),
     entry::<guided::Surgical>("surgical", "surgical fine-tuning: the layers with the largest relative gradients"),
+    entry::<greedy::Greedy>("greedy", "all layers train, then adapters are removed one by one: which layers matter"),
 ];
 
 const fn entry<O: PolicyOptions>(name: &'static str, summary: &'static str) -> PolicyEntry {

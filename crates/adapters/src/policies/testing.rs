@@ -6,7 +6,7 @@ use crate::policy::{Probe, ProbeBatch};
 
 /// All of `layers` layers have trained tensors.
 pub fn context(layers: usize) -> PolicyContext {
-    PolicyContext { num_layers: layers, layers: (0..layers).collect(), suppressible: true, seed: 0 }
+    PolicyContext { num_layers: layers, layers: (0..layers).collect(), suppressible: true, seed: 0, total_steps: None }
 }
 
 /// A probe that nobody may ask.

@@ -42,13 +42,14 @@ pub fn has_ssm(name: &str) -> bool {
     name.contains("mamba") || name == "jamba"
 }
 
-/// Attaches a method; no targets are its default.
+/// Attaches a method as its last stage does; no targets are its default.
 pub fn attach(model: &mut dyn Model, method: &Component, targets: &[&str], layers: &str, seed: u64) -> Result<Attachment, AdapterError> {
     let built = methods::build(method)?;
     let layers: LayerSelection = layers.parse()?;
     let chosen = choose(model, &method.name, &*built, &TargetExpr::new(targets.iter().copied()), &layers, seed)?;
     let init = &mut seed::stream(seed, "init");
-    built.attach(model, &mut AttachContext { chosen: &chosen, stage: 0, carried: &Carried::new(), init, loading: false })
+    let stage = built.stages().len() - 1;
+    built.attach(model, &mut AttachContext { chosen: &chosen, stage, carried: &Carried::new(), init, loading: false })
 }
 
 /// A method from the form that specs have.
@@ -115,6 +116,7 @@ pub fn small(name: &str) -> Component {
         "prompt" | "p_tuning" | "prefix" => json!({"type": name, "num_virtual_tokens": 3}),
         "series" | "parallel" => json!({"type": name, "bottleneck_size": 4}),
         "additional_scan" => json!({"type": name, "d_state": 2}),
+        "sdt" => json!({"type": name, "channel_freeze_ratio": 0.5, "state_freeze_ratio": 0.5}),
         "initial_state" => json!({"type": name, "conv_state": true}),
         "combined" => {
             json!({"type": name, "methods": [{"type": "lora", "r": 2, "layers": "first:1"}, {"type": "selective", "targets": "role:norm"}]})

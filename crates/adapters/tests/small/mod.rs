@@ -46,7 +46,8 @@ pub fn attach(model: &mut dyn Model, method: &Value, targets: &[&str]) -> Result
     let built = methods::build(&component)?;
     let chosen = choose(model, &component.name, &*built, &TargetExpr::new(targets.iter().copied()), &LayerSelection::All, 0)?;
     let init = &mut seed::stream(3, "init");
-    built.attach(model, &mut AttachContext { chosen: &chosen, stage: 0, carried: &Carried::new(), init, loading: false })
+    let stage = built.stages().len() - 1;
+    built.attach(model, &mut AttachContext { chosen: &chosen, stage, carried: &Carried::new(), init, loading: false })
 }
 
 /// Values uniform within ± scale, the same for one name.

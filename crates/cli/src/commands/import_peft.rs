@@ -6,7 +6,7 @@ use crate::exit::Exit;
 use crate::{model_files, output};
 use clap::Args;
 use peftbench_adapters::{AdapterFolder, methods};
-use peftbench_models::Model;
+use peftbench_models::Network;
 use peftbench_runner::{RunError, init_adapter};
 use peftbench_spec::Component;
 use serde_json::{Map, Value, json};
@@ -43,7 +43,7 @@ pub fn run(verb: &ImportPeft) -> anyhow::Result<Exit> {
 }
 
 /// Model, method and targets; several methods are one that combines them.
-fn base(adapter: &AdapterFolder, name: &str, model: &mut dyn Model) -> anyhow::Result<Map<String, Value>> {
+fn base(adapter: &AdapterFolder, name: &str, model: &mut dyn Network) -> anyhow::Result<Map<String, Value>> {
     let mut entries = Vec::new();
     for (index, component) in adapter.methods().map_err(RunError::from)?.into_iter().enumerate() {
         let component = methods::resolve(&component)?;

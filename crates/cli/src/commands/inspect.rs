@@ -8,7 +8,7 @@ use crate::{model_files, output};
 use anyhow::Context;
 use clap::Args;
 use peftbench_adapters::{choose, methods};
-use peftbench_models::Model;
+use peftbench_models::Network;
 use peftbench_models::slots::SlotMut;
 use peftbench_runner::RunError;
 use peftbench_spec::{Candidate, Component, LayerSelection, TargetExpr};
@@ -67,7 +67,7 @@ struct Selected {
     term: String,
 }
 
-fn select(verb: &Inspect, model: &mut dyn Model) -> anyhow::Result<Vec<Selected>> {
+fn select(verb: &Inspect, model: &mut dyn Network) -> anyhow::Result<Vec<Selected>> {
     let candidates = model.candidates();
     let layers: LayerSelection = verb.layers.parse()?;
     let targets = if verb.targets.is_empty() { TargetExpr::default() } else { TargetExpr::new(verb.targets.iter().cloned()) };
@@ -93,7 +93,7 @@ fn select(verb: &Inspect, model: &mut dyn Model) -> anyhow::Result<Vec<Selected>
 /// What a method takes, by its own rules.
 fn by_method(
     name: &str,
-    model: &mut dyn Model,
+    model: &mut dyn Network,
     targets: &TargetExpr,
     layers: &LayerSelection,
     seed: u64,
@@ -110,7 +110,7 @@ fn by_method(
 }
 
 /// Shapes of all slots that hold a tensor, by path; of a row part, those of its rows.
-fn shapes(model: &mut dyn Model) -> HashMap<String, Vec<usize>> {
+fn shapes(model: &mut dyn Network) -> HashMap<String, Vec<usize>> {
     let mut shapes = HashMap::new();
     model.visit_slots(&mut |slot| match slot {
         SlotMut::Linear(slot) => {

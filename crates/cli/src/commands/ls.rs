@@ -8,6 +8,7 @@ use clap::{Args, ValueEnum};
 use peftbench_adapters::methods::METHODS;
 use peftbench_adapters::policies::POLICIES;
 use peftbench_datasets::metrics::{self, METRICS};
+use peftbench_datasets::numbers::NUMBER_TASKS;
 use peftbench_datasets::tasks::TASKS;
 use peftbench_models::listing;
 use peftbench_models::model::ARCHITECTURES;
@@ -41,7 +42,10 @@ pub fn run(verb: &Ls) -> anyhow::Result<Exit> {
         What::Models => models(&verb.inputs.environment(0))?,
         What::Methods => list(METHODS.iter().map(|method| (method.name, method.summary.to_owned()))),
         What::Policies => list(POLICIES.iter().map(|policy| (policy.name, policy.summary.to_owned()))),
-        What::Tasks => list(TASKS.iter().map(|task| (task.name, task.summary.to_owned()))),
+        What::Tasks => {
+            let words = TASKS.iter().map(|task| (task.name, task.summary.to_owned()));
+            list(words.chain(NUMBER_TASKS.iter().map(|task| (task.name, task.summary.to_owned()))))
+        }
         What::Metrics => metric_list()?,
         What::Figures => list(FIGURES.iter().map(|make| (make().id(), make().title().to_owned()))),
     };

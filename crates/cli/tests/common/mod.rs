@@ -13,6 +13,28 @@ use tempfile::TempDir;
 /// Nothing here takes longer than a few seconds; a test that waits for this long has found a hang.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+const TINY_LLAMA: &str = r#"
+    model_type = "llama"
+    hidden_size = 32
+    intermediate_size = 64
+    num_hidden_layers = 2
+    num_attention_heads = 2
+    num_key_value_heads = 1
+    rms_norm_eps = 1e-5
+    rope_theta = 10000.0
+    tie_word_embeddings = true
+"#;
+
+/// A Mamba of two layers.
+pub const TINY_MAMBA: &str = r#"
+    model_type = "mamba"
+    hidden_size = 32
+    num_hidden_layers = 2
+    state_size = 4
+    time_step_rank = 2
+    tie_word_embeddings = true
+"#;
+
 pub struct Playground {
     folder: TempDir,
 }
@@ -36,20 +58,18 @@ impl Playground {
         self.folder.path().join(name)
     }
 
+    /// A LLaMA of two layers, pre-trained for three steps.
     pub fn make_model(&self, name: &str) {
+        self.make_model_of(name, TINY_LLAMA);
+    }
+
+    /// A base model of some shape, pre-trained for three steps.
+    pub fn make_model_of(&self, name: &str, shape: &str) {
         let spec = format!(
             r#"
             name = "{name}"
             [model]
-            model_type = "llama"
-            hidden_size = 32
-            intermediate_size = 64
-            num_hidden_layers = 2
-            num_attention_heads = 2
-            num_key_value_heads = 1
-            rms_norm_eps = 1e-5
-            rope_theta = 10000.0
-            tie_word_embeddings = true
+            {shape}
             [corpus]
             world_seed = 0
             sentences = 2000

@@ -23,6 +23,7 @@ use crate::error::Result;
 use crate::example::{Example, Splits};
 use crate::format::{Format, Scoring};
 use crate::metrics::Scores;
+use crate::numbers::{self, NUMBER_TASKS};
 use crate::source::DataSource;
 use crate::world::rows::Counts;
 pub(crate) use answers::Answers;
@@ -149,7 +150,7 @@ pub const TASKS: &[TaskEntry] = &[
 /// The line of the table that `task` names.
 pub fn entry(task: &Component) -> std::result::Result<&'static TaskEntry, SpecError> {
     TASKS.iter().find(|entry| entry.name == task.name).ok_or_else(|| {
-        let names: Vec<&str> = TASKS.iter().map(|entry| entry.name).collect();
+        let names: Vec<&str> = TASKS.iter().map(|entry| entry.name).chain(NUMBER_TASKS.iter().map(|entry| entry.name)).collect();
         SpecError::at("", format!("unknown task `{}`; {}", task.name, suggest::hint(&task.name, names)))
     })
 }
@@ -171,9 +172,12 @@ pub fn build(task: &Component) -> std::result::Result<Box<dyn Task>, SpecError> 
     (entry(task)?.build)(task)
 }
 
-/// `task` with every default filled in, and its options checked: the form that is hashed into a run's id.
+/// `task`, in words or over numbers, with every default filled in and its options checked: the form that is hashed into a run's id.
 pub fn resolve(task: &Component) -> std::result::Result<Component, SpecError> {
-    (entry(task)?.resolve)(task)
+    match numbers::find(task) {
+        Some(entry) => (entry.resolve)(task),
+        None => (entry(task)?.resolve)(task),
+    }
 }
 
 /// Checks an option `difficulty`.

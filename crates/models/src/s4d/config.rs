@@ -28,6 +28,9 @@ pub(crate) struct S4dConfig {
     /// Fresh values of A.
     #[serde(default)]
     pub initialization: Initialization,
+    /// Seed of fresh weights, for a folder that holds none: a random network is told by its config alone.
+    #[serde(default)]
+    pub initialization_seed: Option<u64>,
     /// Whether B is a tensor of its own rather than 1.
     #[serde(default)]
     pub input_matrix: bool,

@@ -16,12 +16,15 @@ use crate::error::{ModelError, Result};
 use crate::model::Network;
 use crate::pass::Pass;
 use crate::slots::{LinearSlot, PromptSlot, SlotMut, Visitor, visit_linear};
-use crate::weights::{Init, Weights};
+use crate::weights::{Fresh, Init, Weights};
 use config::{ProblemType, S4dConfig};
 use layer::Layer;
 use peftbench_ops::{Device, Tensor, Var};
 use peftbench_spec::Role;
 use std::path::Path;
+
+/// `model_type` of its config.
+pub const S4D: &str = "s4d";
 
 /// The network.
 pub struct S4d {
@@ -68,13 +71,19 @@ impl S4d {
         Ok(Self { hidden_size, classifier, prompt: PromptSlot::new(builder.info("prompt", Role::Prompt), hidden_size), layers })
     }
 
-    /// Loads the network from a folder with `config.json` and safetensors files.
+    /// Loads the network from a folder with `config.json` and safetensors files; without these it is as random as `initialization_seed` of
+    /// the config makes it.
     pub fn load(folder: &Path, device: &Device) -> Result<Self> {
         let config = ModelConfig::read(folder)?;
-        if config.model_type != "s4d" {
-            return Err(config.unsupported(format!("`model_type` is `{}`, expected `s4d`", config.model_type)));
+        if config.model_type != S4D {
+            return Err(config.unsupported(format!("`model_type` is `{}`, expected `{S4D}`", config.model_type)));
         }
-        Self::new(&config, &Checkpoint::open(folder, device)?)
+        let has_weights = std::fs::read_dir(folder)
+            .is_ok_and(|mut files| files.any(|file| file.is_ok_and(|file| file.path().extension().is_some_and(|e| e == "safetensors"))));
+        match S4dConfig::parse(&config)?.initialization_seed {
+            Some(seed) if !has_weights => Self::new(&config, &Fresh { seed }),
+            _ => Self::new(&config, &Checkpoint::open(folder, device)?),
+        }
     }
 
     /// Sequences to the network's output: [batch, length, hidden] to the same shape in a regression, [batch, length, input] to logits
@@ -146,7 +155,7 @@ fn unfit(problem: &str) -> ModelError {
 
 impl Network for S4d {
     fn arch(&self) -> &'static str {
-        "s4d"
+        S4D
     }
 
     fn num_layers(&self) -> usize {

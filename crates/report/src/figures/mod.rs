@@ -2,7 +2,11 @@
 
 mod accuracy;
 mod curves;
+mod dimensions;
 mod dots;
+mod heat;
+mod importance;
+mod layer_activity;
 mod layers;
 mod memory;
 mod parameters;
@@ -38,12 +42,15 @@ pub struct Drawing {
 }
 
 /// Every figure, in the order of the page.
-pub const FIGURES: [fn() -> Box<dyn Figure>; 7] = [
+pub const FIGURES: [fn() -> Box<dyn Figure>; 10] = [
     || Box::new(accuracy::Accuracy),
     || Box::new(memory::Memory),
     || Box::new(parameters::Parameters),
     || Box::new(throughput::Throughput),
     || Box::new(layers::Layers),
+    || Box::new(layer_activity::LayerActivity),
+    || Box::new(importance::Importance),
+    || Box::new(dimensions::Dimensions),
     || Box::new(curves::TrainingLoss),
     || Box::new(curves::Validation),
 ];

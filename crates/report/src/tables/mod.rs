@@ -1,5 +1,6 @@
 //! Tables of text, and one writer a format.
 
+pub mod activations;
 mod latex;
 mod markdown;
 pub mod results;
@@ -8,6 +9,13 @@ pub use latex::latex;
 pub use markdown::markdown;
 
 use crate::csv_text::CsvText;
+use crate::data::Data;
+
+/// Makes a table; none where the results have nothing for it.
+pub type MakeTable = fn(&Data) -> Option<TextTable>;
+
+/// Every table: its file's name without extension, and how it is made. A new one is a file here and a line in this list.
+pub const TABLES: [(&str, MakeTable); 2] = [(results::ID, |data| Some(results::table(data))), (activations::ID, activations::table)];
 
 /// A table ready to print.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -1,4 +1,4 @@
-//! The tables below a run: steps, evaluations, memory, layers, parameters, predictions.
+//! The tables below a run: steps, evaluations, memory, layers, dimensions, parameters, predictions.
 
 use super::columns::{count, flag, number, text};
 use super::{Column, Row};
@@ -214,6 +214,51 @@ impl Row for LayerRow {
         number("importance"),
         number("probe_loss_nats"),
         flag("selected"),
+    ];
+}
+
+/// `dimensions`: one channel of a layer's state space, or a state of one, that the method trains or prunes.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DimensionRow {
+    /// Version of the tables.
+    pub schema_version: u64,
+    /// The run.
+    pub run_id: String,
+    /// The attempt.
+    pub attempt: u64,
+    /// Path of the layer's A_log.
+    pub path: String,
+    /// Layer index.
+    pub layer: u64,
+    /// Channel; in Mamba-2 the head.
+    pub channel: u64,
+    /// State of it; `None` for a channel as a whole.
+    pub state: Option<u64>,
+    /// Whether it trains; otherwise it is pruned.
+    pub trained: bool,
+    /// What it was ranked by.
+    pub score: Option<f64>,
+    /// Channels of the layer.
+    pub num_channels: u64,
+    /// States of a channel.
+    pub num_states: u64,
+}
+
+impl Row for DimensionRow {
+    const TABLE: &'static str = "dimensions";
+    const COLUMNS: &'static [Column] = &[
+        count("schema_version"),
+        text("run_id"),
+        count("attempt"),
+        text("path"),
+        count("layer"),
+        count("channel"),
+        count("state"),
+        flag("trained"),
+        number("score"),
+        count("num_channels"),
+        count("num_states"),
     ];
 }
 

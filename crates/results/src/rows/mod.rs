@@ -6,7 +6,7 @@
 mod details;
 mod run;
 
-pub use details::{EvalRow, LayerRow, MemoryRow, ParamRow, PredictionRow, StepRow};
+pub use details::{DimensionRow, EvalRow, LayerRow, MemoryRow, ParamRow, PredictionRow, StepRow};
 pub use run::{RunRow, Status};
 
 use serde::Serialize;
@@ -88,6 +88,7 @@ mod tests {
         fields_are_columns::<EvalRow>();
         fields_are_columns::<MemoryRow>();
         fields_are_columns::<LayerRow>();
+        fields_are_columns::<DimensionRow>();
         fields_are_columns::<ParamRow>();
         fields_are_columns::<PredictionRow>();
         fields_are_columns::<crate::AggregateRow>();

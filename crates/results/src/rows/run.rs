@@ -234,6 +234,8 @@ pub struct RunRow {
     pub attach_seconds: Option<f64>,
     /// Of it, training without evaluation.
     pub train_seconds: Option<f64>,
+    /// Of it, the stages before training: SDT's warm-up, and what it chooses by.
+    pub warmup_seconds: Option<f64>,
     /// Of it, evaluation.
     pub eval_seconds: Option<f64>,
     /// Of it, saving.
@@ -366,6 +368,7 @@ impl Row for RunRow {
         number("load_seconds"),
         number("attach_seconds"),
         number("train_seconds"),
+        number("warmup_seconds"),
         number("eval_seconds"),
         number("save_seconds"),
         number("compute_seconds"),

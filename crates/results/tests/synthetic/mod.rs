@@ -3,7 +3,9 @@
 
 #![allow(dead_code)] // Each test binary uses its own part.
 
-use peftbench_spec::event::{EvalRecord, FailureKind, MetricValue, ParamRecord, PhaseRecord, Prediction, Setup, StepRecord, Summary};
+use peftbench_spec::event::{
+    DimensionRecord, EvalRecord, FailureKind, MetricValue, ParamRecord, PhaseRecord, Prediction, Setup, StepRecord, Summary,
+};
 use peftbench_spec::manifest::{Inputs, Provenance};
 use peftbench_spec::seed::{Stream, stream};
 use peftbench_spec::{Event, Manifest, RunSpec};
@@ -130,7 +132,7 @@ impl<'a> Cell<'a> {
     fn manifest(&self) -> Manifest {
         let spec = json!({
             "model": self.model.0, "task": self.task.0, "method": self.method, "targets": self.targets, "layers": self.layers,
-            "seed": self.seed, "train": {"epochs": 3, "lr": 0.002, "batch_size": 8, "train_samples": 160},
+            "policy": if self.layers == "last:25%" { "rst" } else { "static" }, "seed": self.seed, "train": {"epochs": 3, "lr": 0.002, "batch_size": 8, "train_samples": 160},
         });
         let mut manifest = Manifest::new("synthetic", RunSpec::from_value(spec).unwrap()).unwrap();
         manifest.inputs = Inputs { model: Some("m".repeat(64)), tokenizer: Some("t".repeat(64)), dataset: Some("d".repeat(64)) };
@@ -175,6 +177,23 @@ fn events(cell: &Cell<'_>, steps: u64, random: &mut Stream) -> Vec<Event> {
         adapter: true,
         matched_by: Some("in_proj".into()),
     }));
+    for (layer, channel, state) in
+        (0..if cell.trainable > 0 { 8 } else { 0 }).flat_map(|l| (0..3).map(move |i| (l, (7 * l + 5 * i) % 32, i)))
+    {
+        let path = format!("layers.{layer}.A_log");
+        let score = Some(1.0 / (1 + channel) as f64);
+        let record = DimensionRecord {
+            path,
+            layer,
+            channel,
+            state: Some(state),
+            trained: is_trained(channel),
+            score,
+            num_channels: 32,
+            num_states: 4,
+        };
+        events.push(Event::Dimension(record));
+    }
     events.push(phase("load", 0.4, 0.0, 0));
     let noise = 0.03 * (random.random_range(-1.0..1.0f64) + random.random_range(-1.0..1.0));
     let reached = (cell.task.1 + cell.gain + if cell.trainable > 0 { noise } else { 0.0 }).clamp(0.0, 1.0);
@@ -205,6 +224,11 @@ fn events(cell: &Cell<'_>, steps: u64, random: &mut Stream) -> Vec<Event> {
     }
     events.extend(ending(cell, steps, reached, random));
     events
+}
+
+/// Most are trained, some pruned.
+fn is_trained(channel: usize) -> bool {
+    !channel.is_multiple_of(4)
 }
 
 fn setup(cell: &Cell<'_>, steps: u64) -> Setup {

@@ -20,7 +20,7 @@ use crate::selection::rows_of;
 use allocator::Allocator;
 use files::Pruned;
 use peftbench_models::slots::{LinearAdapter, SlotMut};
-use peftbench_models::{Model, Pass};
+use peftbench_models::{Network, Pass};
 use peftbench_ops::linear::{LowRank, RowRanges};
 use peftbench_ops::{DType, Param, Tape, Tensor, Var};
 use peftbench_spec::{SlotKind, SpecError, TargetExpr};
@@ -212,7 +212,7 @@ impl Method for AdaLora {
         projection_targets(arch)
     }
 
-    fn attach(&self, model: &mut dyn Model, context: &mut AttachContext<'_>) -> Result<Attachment> {
+    fn attach(&self, model: &mut dyn Network, context: &mut AttachContext<'_>) -> Result<Attachment> {
         let (mut params, mut triples) = (Vec::new(), Vec::new());
         let rank = self.init_r;
         let init = &mut Initializer::of(model, context.init);

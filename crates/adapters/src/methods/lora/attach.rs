@@ -11,7 +11,7 @@ use crate::method::{AdapterParam, AttachContext, FileForm};
 use crate::methods::initializer::Initializer;
 use crate::methods::try_visit;
 use crate::selection::{Chosen, rows_of};
-use peftbench_models::Model;
+use peftbench_models::Network;
 use peftbench_models::slots::{LinearSlot, ParamSlot, SlotMut};
 use peftbench_ops::linear::RowRanges;
 use peftbench_ops::{Param, Tensor};
@@ -51,7 +51,7 @@ impl Lora {
     /// Attaches an update wherever `context` says. Updates of row parts are stacked in the file, unless the method adds something `beside` them.
     pub(crate) fn attach_updates(
         &self,
-        model: &mut dyn Model,
+        model: &mut dyn Network,
         context: &mut AttachContext<'_>,
         beside: &mut Beside<'_>,
     ) -> Result<Attached> {

@@ -24,8 +24,7 @@ use crate::error::Result;
 use crate::export::TargetModules;
 use crate::folder::PREFIX;
 use crate::method::{AdapterParam, AttachContext, Attachment, Method};
-use peftbench_models::Model;
-use peftbench_models::model::Head;
+use peftbench_models::Network;
 use peftbench_models::slots::SlotMut;
 use peftbench_spec::{Candidate, Role, SlotKind, SpecError, TargetExpr};
 use serde::{Deserialize, Serialize};
@@ -147,7 +146,7 @@ impl Lora {
     }
 
     /// `adapter_config.json` of modules with these ranks and alphas.
-    pub(crate) fn peft_config(&self, model: &mut dyn Model, sizes: &BTreeMap<String, Size>) -> Value {
+    pub(crate) fn peft_config(&self, model: &mut dyn Network, sizes: &BTreeMap<String, Size>) -> Value {
         let targets = TargetModules::of(model, &sizes.keys().cloned().collect::<Vec<_>>());
         let common = sizes.values().copied().max_by_key(|size| sizes.values().filter(|other| *other == size).count());
         let common = common.unwrap_or(Size { rank: self.r, alpha: self.lora_alpha });
@@ -174,8 +173,9 @@ impl Lora {
     }
 
     /// The biases and whole modules that train too.
-    fn train_beside(&self, model: &mut dyn Model, targets: &BTreeMap<String, Size>) -> Result<Vec<AdapterParam>> {
-        let tied = matches!(model.head(), Head::Tied(_));
+    fn train_beside(&self, model: &mut dyn Network, targets: &BTreeMap<String, Size>) -> Result<Vec<AdapterParam>> {
+        // A model whose head is a layer of its own shows it.
+        let tied = !model.candidates().iter().any(|candidate| candidate.role == Role::LmHead);
         let mut found = Vec::new();
         let mut missing: Vec<&String> = self.modules_to_save.iter().collect();
         let mut conflict = None;
@@ -226,7 +226,7 @@ impl Method for Lora {
         projection_targets(arch)
     }
 
-    fn attach(&self, model: &mut dyn Model, context: &mut AttachContext<'_>) -> Result<Attachment> {
+    fn attach(&self, model: &mut dyn Network, context: &mut AttachContext<'_>) -> Result<Attachment> {
         let Attached { mut params, forms, sizes } = self.attach_updates(model, context, &mut |_, _, _| Ok(Vec::new()))?;
         let beside = self.train_beside(model, &sizes)?;
         let mut peft_config = self.peft_config(model, &sizes);

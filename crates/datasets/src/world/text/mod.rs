@@ -23,8 +23,11 @@ use super::World;
 use crate::draw;
 use peftbench_spec::seed::Stream;
 
+/// Draws the sentences of a document.
+type Draw = fn(&World, &mut Stream) -> Vec<String>;
+
 /// The kinds of documents: how often each is drawn, and what draws it.
-const KINDS: [(u32, fn(&World, &mut Stream) -> Vec<String>); 13] = [
+const KINDS: [(u32, Draw); 13] = [
     (6, facts::portrait),
     (2, facts::comparison),
     (2, facts::common),
