@@ -1,6 +1,6 @@
 //! The fields of a run as dotted paths: which there are, and how a value gets to one.
 
-use peftbench_spec::{RunSpec, suggest};
+use peftbench_spec::{Component, RunSpec, suggest};
 use serde_json::{Map, Value, json};
 
 /// Puts `value` at the dotted `field` of a run that is still plain data.
@@ -73,7 +73,7 @@ pub(crate) fn check(field: &str) -> Result<(), String> {
         "train" if !rest.is_empty() && !train.iter().any(|name| name == rest) => {
             Err(format!("`{rest}` is not a field of `train`; {}", suggest::hint(rest, borrowed(&train))))
         }
-        "targets" | "layers" | "seed" | "init_adapter" if !rest.is_empty() => {
+        "targets" | "layers" | "seed" | "init_adapter" | "allow_overlap" if !rest.is_empty() => {
             Err(format!("`{head}` is a value of its own and has no field `{rest}`"))
         }
         _ => Ok(()),
@@ -83,7 +83,9 @@ pub(crate) fn check(field: &str) -> Result<(), String> {
 /// Any run, as data: it has every field.
 fn blank_run() -> Value {
     let run = json!({"model": "m", "task": "t", "method": "none"});
-    let every = |run: RunSpec| RunSpec { init_adapter: Some(String::new()), ..run };
+    // What is left out of the data of a run that has none of it.
+    let every =
+        |run: RunSpec| RunSpec { init_adapter: Some(String::new()), forgetting: Some(Component::named("")), allow_overlap: true, ..run };
     RunSpec::from_value(run).ok().and_then(|run| serde_json::to_value(every(run)).ok()).unwrap_or_default()
 }
 
@@ -108,5 +110,15 @@ mod tests {
         let mut sweep = sweep_spec("axes.train = [{ epochs = 9 }]");
         sweep.base.insert("train".into(), json!({"batch_size": 2}));
         assert_eq!(expand(&sweep).unwrap()[0].spec.train.batch_size, 2, "the base's train is kept");
+    }
+
+    #[test]
+    fn fields_that_most_runs_leave_out_can_be_given() {
+        let only = |text: &str| expand(&sweep_spec(&format!("seeds = [0]\n[axes]\n{text}"))).unwrap().remove(0).spec;
+        let spec = only("forgetting = [\"text/wikitext2\"]\nallow_overlap = [true]\ninit_adapter = [\"0f\"]");
+        assert_eq!(spec.forgetting.map(|task| task.name).as_deref(), Some("text/wikitext2"));
+        assert_eq!((spec.allow_overlap, spec.init_adapter.as_deref()), (true, Some("0f")));
+        assert!(check("forgetting.length").is_ok(), "an option of the task");
+        assert!(check("allow_overlap.x").is_err());
     }
 }

@@ -65,6 +65,7 @@ enum SmoothMethod {
 struct Options {
     tokenize: BleuTokenizer,
     smooth_method: SmoothMethod,
+    #[serde(skip_serializing_if = "Option::is_none")]
     smooth_value: Option<f64>,
     lowercase: bool,
 }

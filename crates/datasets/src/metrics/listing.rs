@@ -37,7 +37,7 @@ fn section(text: &mut String, entry: &MetricEntry) -> Result<(), SpecError> {
     let defaults = resolve(&Component::named(entry.name))?.options;
     text.push_str("\n| option | default | what it does |\n|---|---|---|\n");
     for (name, meaning) in entry.options {
-        let default = defaults.get(*name).filter(|value| !value.is_null()).map_or_else(|| "none".to_owned(), |value| format!("`{value}`"));
+        let default = defaults.get(*name).map_or_else(|| "none".to_owned(), |value| format!("`{value}`"));
         let _ = writeln!(text, "| `{name}` | {default} | {meaning} |");
     }
     Ok(())

@@ -38,6 +38,7 @@ struct Options {
     alpha: f64,
     beta: f64,
     gamma: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
     wordnet: Option<String>,
 }
 

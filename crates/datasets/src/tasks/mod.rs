@@ -227,6 +227,15 @@ mod tests {
             assert!(!once.options.is_empty(), "{}", entry.name);
             assert_eq!(resolve(&once).unwrap(), once);
             assert_eq!(build(&once).unwrap().name(), entry.name);
+            assert!(!has_null(&once.to_value()), "{}: a manifest is TOML, which has no null: {}", entry.name, once.to_value());
+        }
+    }
+
+    fn has_null(value: &serde_json::Value) -> bool {
+        match value {
+            serde_json::Value::Array(items) => items.iter().any(has_null),
+            serde_json::Value::Object(table) => table.values().any(has_null),
+            other => other.is_null(),
         }
     }
 

@@ -3,7 +3,7 @@
 use super::{Description, HubId, HubSettings, Kind, failed, needed};
 use crate::error::Result;
 use hf_hub::api::sync::{Api, ApiBuilder, ApiError, ApiRepo};
-use hf_hub::{Cache, Repo, RepoType};
+use hf_hub::{Cache, CacheRepo, Repo, RepoType};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use std::io::IsTerminal;
@@ -32,7 +32,16 @@ struct Card {
 struct Sibling {
     rfilename: String,
     size: Option<u64>,
+    #[serde(rename = "blobId")]
+    blob_id: Option<String>,
     lfs: Option<LargeFile>,
+}
+
+impl Sibling {
+    /// The name of the file's content in the cache.
+    fn etag(&self) -> Option<&str> {
+        self.lfs.as_ref().and_then(|lfs| lfs.sha256.as_deref()).or(self.blob_id.as_deref())
+    }
 }
 
 /// What is known of a large file before it is there.
@@ -86,37 +95,56 @@ pub fn describe(id: &HubId, kind: Kind, settings: &HubSettings) -> Result<Descri
     Ok(Description { bytes: sizes.map(|sizes| sizes.iter().sum()), licence })
 }
 
-/// Downloads the needed files of one commit and returns their folder in the cache. Large files are compared with the checksum that the
-/// hub gives; one that differs is taken out of the cache again.
+/// Downloads the needed files of one commit and returns their folder in the cache. A connection that is cut is opened again for the rest;
+/// one that is cut again and again is an error, and the next call goes on from there. Every file is compared with the size that the hub
+/// gives, and large ones with their checksum; one that differs is taken out of the cache again.
 pub fn fetch(id: &HubId, kind: Kind, settings: &HubSettings) -> Result<PathBuf> {
     let remote = Remote::ask(id, kind, settings)?;
     // All files of one commit, even if the branch moves meanwhile.
     let pinned = remote.api.repo(repo(id, kind, &remote.info.sha));
+    let cached = remote.cache.repo(repo(id, kind, &id.revision));
     for file in remote.needed(id, kind)? {
         let name = &file.rfilename;
+        drop_finished_part(&cached, file);
         let path = pinned.get(name).map_err(|error| failed(id, format!("{name}: {}", explain(&error))))?;
-        if let Some(expected) = file.lfs.as_ref().and_then(|lfs| lfs.sha256.as_deref()) {
-            verify(&path, expected).map_err(|problem| failed(id, format!("{name}: {problem}")))?;
-        }
+        verify(&path, file).map_err(|problem| failed(id, format!("{name}: {problem}; it was removed from the cache, fetch it again")))?;
     }
-    let cached = remote.cache.repo(repo(id, kind, &id.revision));
     cached.create_ref(&remote.info.sha).map_err(|error| failed(id, format!("the cache could not be written: {error}")))?;
     Ok(cached.pointer_path(&remote.info.sha))
 }
 
-/// Compares a file with its checksum.
-fn verify(path: &Path, expected: &str) -> std::result::Result<(), String> {
+/// Removes what was begun of a file where it is as long as the file itself: the hub has no rest of it to give.
+fn drop_finished_part(cached: &CacheRepo, file: &Sibling) {
+    let Some(part) = file.etag().map(|etag| cached.blob_path(etag).with_extension("part")) else { return };
+    if std::fs::metadata(&part).is_ok_and(|part| file.size.is_some_and(|size| part.len() >= size)) {
+        let _ = std::fs::remove_file(part);
+    }
+}
+
+/// Compares a file with what the hub says of it; one that differs is taken out of the cache.
+fn verify(path: &Path, expected: &Sibling) -> std::result::Result<(), String> {
+    let compared = compare(path, expected);
+    if compared.is_err() {
+        // The link in the snapshot and the file it names: neither may be taken for the whole one later.
+        let blob = std::fs::canonicalize(path).ok();
+        for path in blob.iter().map(PathBuf::as_path).chain([path]) {
+            let _ = std::fs::remove_file(path);
+        }
+    }
+    compared
+}
+
+/// How a file differs in size or checksum. A connection that ends early without an error, or a server that begins again where the rest was
+/// asked for, leaves a file of another size.
+fn compare(path: &Path, expected: &Sibling) -> std::result::Result<(), String> {
+    let found = std::fs::metadata(path).map_err(|error| error.to_string())?.len();
+    if let Some(expected) = expected.size.filter(|&expected| expected != found) {
+        return Err(format!("expected {expected} bytes, found {found}"));
+    }
+    let Some(expected) = expected.lfs.as_ref().and_then(|lfs| lfs.sha256.as_deref()) else { return Ok(()) };
     let bytes = peftbench_ops::mapped::MappedFile::open(path).map_err(|error| error.to_string())?;
     let found: String = Sha256::digest(&*bytes).iter().map(|byte| format!("{byte:02x}")).collect();
-    if found == expected {
-        return Ok(());
-    }
-    // The link in the snapshot and the file it names: neither may be taken for the whole one later.
-    let blob = std::fs::canonicalize(path).ok();
-    for path in blob.iter().map(PathBuf::as_path).chain([path]) {
-        let _ = std::fs::remove_file(path);
-    }
-    Err(format!("expected the SHA-256 {expected}, found {found}; it was removed from the cache, fetch it again"))
+    if found == expected { Ok(()) } else { Err(format!("expected the SHA-256 {expected}, found {found}")) }
 }
 
 fn build(cache: &Cache, settings: &HubSettings) -> std::result::Result<Api, ApiError> {
@@ -141,6 +169,7 @@ fn explain(error: &ApiError) -> String {
     let text = error.to_string();
     let hint = match &text {
         text if text.contains("401") || text.contains("403") => "; no such repository, or it is not public: set HF_TOKEN",
+        text if text.starts_with("Too many retries") => "; run it again: it goes on behind what has come",
         text if text.contains("404") => "; no such repository or revision",
         _ => "",
     };
@@ -165,14 +194,28 @@ mod tests {
         asked: Arc<Mutex<Vec<(String, usize)>>>,
     }
 
+    /// What goes wrong with the large files of a mirror.
+    #[derive(Clone, Copy, PartialEq)]
+    enum Fault {
+        None,
+        /// The connection ends halfway through what is asked for if that begins before this byte.
+        CutBefore(usize),
+        /// Every answer begins with the file's first byte.
+        NoRanges,
+    }
+
     impl Mirror {
         fn serve(files: &'static [(&'static str, &'static [u8])]) -> Self {
+            Self::with_fault(files, Fault::None)
+        }
+
+        fn with_fault(files: &'static [(&'static str, &'static [u8])], fault: Fault) -> Self {
             let listener = TcpListener::bind("127.0.0.1:0").unwrap();
             let endpoint = format!("http://{}", listener.local_addr().unwrap());
             let asked = Arc::new(Mutex::new(Vec::new()));
             let log = asked.clone();
             // The thread ends with the process.
-            std::thread::spawn(move || listener.incoming().flatten().for_each(|stream| answer(stream, files, &log)));
+            std::thread::spawn(move || listener.incoming().flatten().for_each(|stream| answer(stream, files, fault, &log)));
             Self { endpoint, asked }
         }
 
@@ -182,34 +225,36 @@ mod tests {
     }
 
     /// Answers one request as the hub does.
-    fn answer(mut stream: TcpStream, files: &[(&str, &[u8])], log: &Mutex<Vec<(String, usize)>>) {
+    fn answer(mut stream: TcpStream, files: &[(&str, &[u8])], fault: Fault, log: &Mutex<Vec<(String, usize)>>) {
         let lines: Vec<String> =
             BufReader::new(stream.try_clone().unwrap()).lines().map_while(|line| line.ok().filter(|line| !line.is_empty())).collect();
         let Some(path) = lines.first().and_then(|line| line.split([' ', '?']).nth(1)) else { return };
         let header = |name: &str| {
             lines.iter().filter_map(|line| line.split_once(": ")).find(|(key, _)| key.eq_ignore_ascii_case(name)).map(|(_, value)| value)
         };
-        let mut reply = |status: &str, more: &str, body: &[u8]| {
-            let head = format!("HTTP/1.1 {status}\r\nContent-Length: {}\r\nConnection: close\r\n{more}\r\n", body.len());
+        // The length said and what is sent of it.
+        let mut reply = |status: &str, more: &str, length: usize, body: &[u8]| {
+            let head = format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\nConnection: close\r\n{more}\r\n");
             // A client that has gone away is its own business.
             let _ = stream.write_all(head.as_bytes()).and_then(|()| stream.write_all(body));
         };
         // Where large files lie asks for no token: the address was given to one who had it.
         let stored = path.strip_prefix("/stored/");
         if stored.is_none() && header("authorization") != Some("Bearer secret") {
-            return reply("401 Unauthorized", "", b"");
+            return reply("401 Unauthorized", "", 0, b"");
         }
         if ["main", "v1"].iter().any(|revision| path == format!("/api/models/acme/tiny/revision/{revision}")) {
             let sibling = |(name, bytes): &(&str, &[u8])| {
                 let lfs = name.ends_with(".safetensors").then(|| serde_json::json!({"sha256": self::sha256(b"all the weights there are")}));
-                serde_json::json!({"rfilename": name, "size": bytes.len(), "lfs": lfs})
+                serde_json::json!({"rfilename": name, "size": bytes.len(), "blobId": self::sha256(bytes), "lfs": lfs})
             };
             let siblings: Vec<_> = files.iter().map(sibling).collect();
             let info = serde_json::json!({"sha": COMMIT, "siblings": siblings, "cardData": {"license": "mit"}});
-            return reply("200 OK", "Content-Type: application/json\r\n", info.to_string().as_bytes());
+            let info = info.to_string();
+            return reply("200 OK", "Content-Type: application/json\r\n", info.len(), info.as_bytes());
         }
         let name = stored.or_else(|| path.strip_prefix(&format!("/acme/tiny/resolve/{COMMIT}/")));
-        let Some((name, bytes)) = files.iter().find(|(file, _)| Some(*file) == name) else { return reply("404 Not Found", "", b"") };
+        let Some((name, bytes)) = files.iter().find(|(file, _)| Some(*file) == name) else { return reply("404 Not Found", "", 0, b"") };
         let range = header("range").and_then(|range| range.strip_prefix("bytes=")).and_then(|range| range.split_once('-')).unwrap();
         let first: usize = range.0.parse().unwrap();
         let end = range.1.parse::<usize>().map_or(bytes.len(), |last| last + 1);
@@ -220,9 +265,17 @@ mod tests {
         let more = format!("Content-Range: bytes {first}-{}/{}\r\nETag: \"{etag}\"\r\nX-Repo-Commit: {COMMIT}\r\n", end - 1, bytes.len());
         if stored.is_none() && name.ends_with(".safetensors") {
             let more = format!("{more}Location: /stored/{name}\r\nX-Linked-Etag: \"{etag}\"\r\nX-Linked-Size: {}\r\n", bytes.len());
-            return reply("302 Found", &more, b"");
+            return reply("302 Found", &more, 0, b"");
         }
-        reply("206 Partial Content", &more, &bytes[first..end]);
+        if first >= bytes.len() {
+            return reply("416 Range Not Satisfiable", "", 0, b"");
+        }
+        let body = if fault == Fault::NoRanges && range.1.is_empty() { *bytes } else { &bytes[first..end] };
+        let sent = match fault {
+            Fault::CutBefore(byte) if stored.is_some() && first < byte => body.len() / 2,
+            _ => body.len(),
+        };
+        reply("206 Partial Content", &more, body.len(), &body[..sent]);
     }
 
     fn sha256(bytes: &[u8]) -> String {
@@ -269,6 +322,53 @@ mod tests {
         let folder = snapshot(&id, Kind::Model, &settings).unwrap();
         assert_eq!(fs::read(folder.join("model.safetensors")).unwrap(), weights);
         assert!(mirror.asked.lock().unwrap().contains(&("model.safetensors".to_owned(), 10)));
+    }
+
+    #[test]
+    fn a_connection_cut_in_mid_transfer_is_opened_again_for_the_rest() {
+        let cache = tempfile::tempdir().unwrap();
+        let id = HubId::parse("acme/tiny").unwrap();
+        let asked = |mirror: &Mirror| -> Vec<usize> {
+            mirror.asked.lock().unwrap().iter().filter(|(name, _)| name == "model.safetensors").map(|(_, first)| *first).collect()
+        };
+        let mirror = Mirror::with_fault(FILES, Fault::CutBefore(12));
+        let folder = snapshot(&id, Kind::Model, &mirror.settings(cache.path())).unwrap();
+        assert_eq!(fs::read(folder.join("model.safetensors")).unwrap(), b"all the weights there are");
+        assert_eq!(asked(&mirror), [0, 12]);
+
+        // One that is cut whenever it is opened is given up; the next call goes on behind what came.
+        let cache = tempfile::tempdir().unwrap();
+        let mirror = Mirror::with_fault(FILES, Fault::CutBefore(25));
+        let error = snapshot(&id, Kind::Model, &mirror.settings(cache.path())).unwrap_err().to_string();
+        assert!(error.contains("model.safetensors: ") && error.contains("run it again"), "{error}");
+        assert_eq!(cached(&id, Kind::Model, cache.path()), None);
+        let come = *asked(&mirror).last().unwrap();
+        let mirror = Mirror::serve(FILES);
+        let folder = snapshot(&id, Kind::Model, &mirror.settings(cache.path())).unwrap();
+        assert_eq!(fs::read(folder.join("model.safetensors")).unwrap(), b"all the weights there are");
+        assert!(asked(&mirror)[0] > come, "{:?} behind {come}", asked(&mirror));
+    }
+
+    #[test]
+    fn a_part_that_cannot_be_gone_on_with_is_begun_again_or_refused() {
+        let cache = tempfile::tempdir().unwrap();
+        let id = HubId::parse("acme/tiny").unwrap();
+        let blobs = cache.path().join("models--acme--tiny/blobs");
+        fs::create_dir_all(&blobs).unwrap();
+        let begin = |name: &str, bytes: &[u8]| fs::write(blobs.join(format!("{}.part", sha256(name.as_bytes()))), bytes).unwrap();
+        // All of it is there and was only not given its name: the hub answers a request for the rest with 416.
+        begin("all the weights there are", b"all the weights there are");
+        let folder = snapshot(&id, Kind::Model, &Mirror::serve(FILES).settings(cache.path())).unwrap();
+        assert_eq!(fs::read(folder.join("model.safetensors")).unwrap(), b"all the weights there are");
+
+        // A server that begins again where the rest was asked for: a file without a checksum is held to its size.
+        fs::remove_dir_all(cache.path()).unwrap();
+        fs::create_dir_all(&blobs).unwrap();
+        begin("{\"model_type\": \"llama\"}", b"{\"model");
+        let settings = Mirror::with_fault(FILES, Fault::NoRanges).settings(cache.path());
+        let error = snapshot(&id, Kind::Model, &settings).unwrap_err().to_string();
+        assert!(error.contains("config.json: expected 23 bytes, found 30; it was removed from the cache, fetch it again"), "{error}");
+        assert!(snapshot(&id, Kind::Model, &settings).is_ok());
     }
 
     #[test]
