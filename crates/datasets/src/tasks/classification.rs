@@ -370,13 +370,13 @@ mod tests {
     }
 
     #[test]
-    fn the_worlds_labels_have_a_space_in_front() {
+    fn the_worlds_labels_are_bare_digits() {
         let task = build(&Component::named("world/sentiment")).unwrap();
         let splits = task.load(&DataSource::default()).unwrap();
-        let all_positive = vec![" 1".to_owned(); splits.test.len()];
+        let all_positive = vec!["1".to_owned(); splits.test.len()];
         let scores = task.score(&splits.test, &all_positive).unwrap();
         assert_eq!((scores.values[0].value, scores.values[0].n_items), (0.5, 500));
         assert_eq!(scores.items.iter().sum::<f64>(), 250.0);
-        assert!(splits.test.iter().all(|example| example.prompt.ends_with(".###") && example.choices == [" 0", " 1"]));
+        assert!(splits.test.iter().all(|example| example.prompt.ends_with(".###") && example.choices == ["0", "1"]));
     }
 }

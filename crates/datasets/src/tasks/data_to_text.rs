@@ -334,6 +334,6 @@ mod tests {
     fn the_world_makes_exactly_the_examples_asked_for() {
         let task = build(&Component::named("world/triples")).unwrap();
         let splits = task.load(&DataSource::default()).unwrap();
-        assert_eq!((splits.train.len(), splits.valid.len(), splits.test.len()), (1500, 200, 300));
+        assert_eq!((splits.train.len(), splits.valid.len(), splits.test.len()), (1000, 100, 200));
     }
 }
