@@ -170,7 +170,7 @@ mod tests {
         let losses = found.probe_loss.unwrap();
         assert!(losses.iter().zip(expected).all(|(found, expected)| (found.unwrap() - expected).abs() < 1e-12), "{losses:?}");
         assert_eq!((found.active, found.decided), (vec![0, 1, 2, 3], true));
-        assert_eq!(policy.begin_step(8, &mut NoProbe).unwrap().decided, false);
+        assert!(!policy.begin_step(8, &mut NoProbe).unwrap().decided);
     }
 
     #[test]

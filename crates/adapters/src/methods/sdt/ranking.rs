@@ -199,18 +199,19 @@ fn numbers(tensor: &Tensor) -> Result<Vec<f64>> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use peftbench_ops::device::host;
 
     /// Two channels of two states; what the warm-up has changed is given by hand.
     fn space(tensors: &[(Role, &str, &[f32], &[usize])]) -> StateSpace {
-        let tensor = |values: &[f32], dims: &[usize]| Tensor::from_vec(values.to_vec(), dims, &Device::Cpu).unwrap();
+        let tensor = |values: &[f32], dims: &[usize]| Tensor::from_vec(values.to_vec(), dims, &host()).unwrap();
         let tensors = tensors.iter().map(|(role, path, values, dims)| (*role, ((*path).to_owned(), tensor(values, dims))));
         let tensors: BTreeMap<_, _> = tensors.collect();
         let pruned_role = if tensors.contains_key(&Role::C) { Role::C } else { Role::ALog };
-        StateSpace { path: "A_log".to_owned(), channels: 2, states: 2, pruned_role, device: Device::Cpu, tensors }
+        StateSpace { path: "A_log".to_owned(), channels: 2, states: 2, pruned_role, device: host(), tensors }
     }
 
     fn carried(path: &str, values: &[f32]) -> Carried {
-        [(path.to_owned(), Tensor::from_vec(values.to_vec(), (2, 2), &Device::Cpu).unwrap())].into()
+        [(path.to_owned(), Tensor::from_vec(values.to_vec(), (2, 2), &host()).unwrap())].into()
     }
 
     #[test]
