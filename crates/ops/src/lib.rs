@@ -50,6 +50,7 @@ pub mod routing;
 pub mod s4d;
 pub mod scan;
 mod scan_kernel;
+mod scan_step;
 mod simd;
 mod small_product;
 pub mod ssd;

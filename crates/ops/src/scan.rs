@@ -6,6 +6,7 @@
 
 use crate::cpu::is_f32_cpu;
 use crate::scan_kernel;
+use crate::scan_step;
 use crate::tape::{Tape, Var};
 use candle_core::{D, Result, Tensor};
 
@@ -71,6 +72,7 @@ impl Tape {
         let on_kernel = values.iter().all(is_f32_cpu);
         let records = self.is_recording() && vars.iter().any(|v| v.needs_grad());
         let forward = match on_kernel {
+            true if length == 1 && !records => scan_step::forward(&values, dims)?,
             true => scan_kernel::forward(&values, dims, records)?,
             false => composed_forward(&values, dims)?,
         };
@@ -210,6 +212,28 @@ mod tests {
             let shapes: [&[usize]; 8] = [&[b, l, d], &[b, l, d], &[d, n], &[b, l, n], &[b, l, n], &[d], &[b, l, d], &[b, d, n]];
             check_kernel(&shapes, 2e-5, scan)?;
             check_kernel(&shapes[..7], 2e-5, scan)?;
+        }
+        Ok(())
+    }
+
+    #[test]
+    fn a_single_step_agrees_with_the_composition() -> Result<()> {
+        for (b, d, n) in [(1, 1, 1), (2, 7, 3), (3, 40, 16), (2, 33, 20), (1, 16, 64)] {
+            let dims: [Vec<usize>; 8] =
+                [vec![b, 1, d], vec![b, 1, d], vec![d, n], vec![b, 1, n], vec![b, 1, n], vec![d], vec![b, 1, d], vec![b, d, n]];
+            let run = |dtype: DType| {
+                let values = dims.iter().enumerate().map(|(i, dims)| random(dims, i as u64, DType::F32).to_dtype(dtype).map(Var::constant));
+                let v = values.collect::<Result<Vec<_>>>()?;
+                let t = Tape::inference();
+                let a = t.scale(&t.exp(&v[A])?, -1.0)?;
+                let inputs =
+                    ScanInputs { u: &v[U], dt: &v[DT], a: &a, b: &v[B], c: &v[C], d: &v[SKIP], z: &v[Z], initial_state: v.get(H0) };
+                let (y, last) = t.selective_scan(inputs)?;
+                Ok::<_, candle_core::Error>((y.value().clone(), last))
+            };
+            let (found, expected) = (run(DType::F32)?, run(DType::F64)?);
+            assert!(relative_error(&expected.0, &found.0)? < 2e-5, "{b} {d} {n}");
+            assert!(relative_error(&expected.1, &found.1)? < 2e-5, "{b} {d} {n}");
         }
         Ok(())
     }
