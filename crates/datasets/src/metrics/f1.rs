@@ -39,6 +39,7 @@ enum Average {
 #[serde(deny_unknown_fields, default)]
 struct Options {
     average: Average,
+    #[serde(skip_serializing_if = "Option::is_none")]
     positive: Option<String>,
 }
 
