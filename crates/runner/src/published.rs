@@ -68,7 +68,7 @@ mod tests {
         fs::create_dir_all(&snapshot).unwrap();
         fs::create_dir_all(cache.path().join("datasets--google--boolq/refs")).unwrap();
         fs::write(cache.path().join("datasets--google--boolq/refs/main"), "c0ffee").unwrap();
-        let row = |i: usize| format!("{{\"question\": \"is it {i}\", \"answer\": {}, \"passage\": \"long\"}}\n", i % 2 == 0);
+        let row = |i: usize| format!("{{\"question\": \"is it {i}\", \"answer\": {}, \"passage\": \"long\"}}\n", i.is_multiple_of(2));
         fs::write(snapshot.join("train-00000-of-00001.jsonl"), (0..10).map(row).collect::<String>()).unwrap();
         fs::write(snapshot.join("validation-00000-of-00001.jsonl"), (10..14).map(row).collect::<String>()).unwrap();
         let settings = HubSettings { cache: cache.path().to_owned(), endpoint: None, token: None, offline: true };
