@@ -3,6 +3,7 @@
 //! * [`tasks`]: one family of tasks a file, each turning rows into [`Example`]s and predictions into metrics.
 //! * [`world`]: a small invented world that supplies pre-training text and rows for the same task code where no data folder is at hand.
 //! * [`format`]: how examples are put to a model and its answers read; [`overlap`]: whether a test was trained on.
+//! * [`chance`]: what answers score that look at no prompt.
 //! * [`numbers`]: tasks over sequences of numbers, for networks that read no text.
 //! * [`metrics`]: one metric a file.
 //! * [`predictions`]: files of predictions, beside the items they are of.
@@ -17,6 +18,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used))]
 
 pub mod batching;
+pub mod chance;
 mod draw;
 pub mod encode;
 pub mod error;

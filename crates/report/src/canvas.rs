@@ -20,12 +20,17 @@ pub struct Canvas {
     pub y: f64,
 }
 
+/// A dotted line: drawn, and left out.
+pub const DOTS: (f64, f64) = (1.5, 3.0);
+
 /// What a legend explains.
 pub enum Key {
     /// A method's marker.
     Method(Look),
     /// A dashed line.
     Dashed,
+    /// A dotted line.
+    Dotted,
     /// A thin solid line.
     Line,
     /// A method's solid line.
@@ -77,6 +82,7 @@ impl Canvas {
         match key {
             Key::Method(look) => look.draw(scene, (x + 12.0, y), 5.0),
             Key::Dashed => scene.dashed((x, y), (x + 21.0, y), GRAY, 1.5, (5.0, 3.0)),
+            Key::Dotted => scene.dashed((x, y), (x + 21.0, y), GRAY, 1.5, DOTS),
             Key::Line => scene.line((x, y), (x + 20.0, y), GRAY, 1.5),
             Key::Curve(look) => scene.line((x, y), (x + 20.0, y), look.color, 2.5),
             Key::Interval => {

@@ -77,6 +77,8 @@ pub struct AggregateRow {
     pub primary_higher_is_better: bool,
     /// Mean over the seeds of the primary metric on the test split.
     pub mean: f64,
+    /// The same metric of answers that look at no prompt.
+    pub test_chance: Option<f64>,
     /// Standard deviation over the seeds; `None` for one seed.
     pub sd: Option<f64>,
     /// Lower end of the 95 % interval of the mean.
@@ -226,6 +228,7 @@ fn spec_columns(run: &RunRow) -> AggregateRow {
         train_samples_limit: run.train_samples_limit,
         primary_metric: run.primary_metric.clone().unwrap_or_default(),
         primary_higher_is_better: run.primary_higher_is_better.unwrap_or(true),
+        test_chance: run.test_chance,
         n_items: run.n_items,
         model_num_params: run.model_num_params,
         train_samples: run.train_samples,
@@ -356,6 +359,7 @@ impl Row for AggregateRow {
             text("primary_metric"),
             flag("primary_higher_is_better"),
             number("mean"),
+            number("test_chance"),
             number("sd"),
             number("ci95_low"),
             number("ci95_high"),

@@ -229,6 +229,7 @@ fn setup_columns(row: &mut RunRow, setup: &Setup) {
     row.test_samples = Some(setup.test_samples as u64);
     row.dropped_samples = Some(setup.dropped_samples as u64);
     row.test_overlap_samples = Some(setup.test_overlap_samples as u64);
+    row.test_chance = setup.test_chance;
     row.truncated_fraction = Some(setup.truncated_fraction);
     row.total_steps = Some(setup.total_steps);
     row.device = named(&setup.device);

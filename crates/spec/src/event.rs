@@ -152,6 +152,9 @@ pub struct Setup {
     /// Test items that are in the training split too.
     #[serde(default)]
     pub test_overlap_samples: usize,
+    /// Primary metric on the test split of answers that look at no prompt, where there is such a thing.
+    #[serde(default)]
+    pub test_chance: Option<f64>,
     /// Training examples shortened to `max_length`, as a fraction.
     pub truncated_fraction: f64,
     /// Optimizer steps the run will make, in all stages.

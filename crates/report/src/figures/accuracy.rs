@@ -34,6 +34,7 @@ impl Figure for Accuracy {
         canvas.legend(&[
             (Key::Interval, "mean with its 95 % interval".to_owned()),
             (Key::Dashed, "zero-shot, with its interval as a band".to_owned()),
+            (Key::Dotted, "chance: answers that look at no prompt".to_owned()),
         ]);
         draw(&mut canvas, &blocks);
         let restricted = cells.iter().any(|cell| cell.place.layers != ALL_LAYERS);
@@ -82,12 +83,14 @@ fn blocks(data: &Data, cells: &[&Cell]) -> Vec<Block<'static>> {
         let column = |task: &str| {
             let of_task: Vec<&Cell> = cells.iter().copied().filter(|cell| cell.place.task == task).collect();
             let reference = data.zero_shot(model, task).map(Value::metric);
-            let shown = of_task.iter().map(|cell| Value::metric(&cell.row)).chain(reference);
+            let chance = of_task.iter().find_map(|cell| cell.row.test_chance);
+            let shown = of_task.iter().map(|cell| Value::metric(&cell.row)).chain(reference).chain(chance.map(Value::bare));
             Column {
                 title: task.to_owned(),
                 axis: metric_title(of_task.iter().map(|cell| &cell.row)),
                 range: metric_range(&shown.collect::<Vec<_>>()),
                 reference,
+                chance,
                 format: &plain,
                 cells: rows.iter().map(|row| points(data, cells, (model, task), row, &|cell| Some(Value::metric(&cell.row)))).collect(),
             }

@@ -3,7 +3,7 @@
 
 use super::Value;
 use crate::axis::{Scale, decimals};
-use crate::canvas::{Canvas, MARGIN, SMALL, WIDTH, bottom_axis, frame};
+use crate::canvas::{Canvas, DOTS, MARGIN, SMALL, WIDTH, bottom_axis, frame};
 use crate::fonts;
 use crate::scene::{Bounds, Color, GRAY, GRID, PAPER, Scene, Text};
 use crate::style::Look;
@@ -30,6 +30,8 @@ pub(super) struct Column<'a> {
     pub(super) range: (f64, f64),
     /// Zero-shot: a dashed line in a light band.
     pub(super) reference: Option<Value>,
+    /// What answers score that look at no prompt: a dotted line.
+    pub(super) chance: Option<f64>,
     pub(super) format: &'a dyn Fn(f64, f64) -> String,
     /// By row: the points, or a word on their absence.
     pub(super) cells: Vec<Points>,
@@ -133,6 +135,10 @@ fn draw_panel(scene: &mut Scene, panel: Bounds, column: &Column<'_>, edges: &[f6
         }
     }
     frame(scene, panel);
+    if let Some(chance) = column.chance {
+        let x = scale.at(chance);
+        scene.dashed((x, panel.top), (x, panel.bottom), GRAY, 1.5, DOTS);
+    }
     if let Some(reference) = column.reference {
         let x = scale.at(reference.center);
         scene.dashed((x, panel.top), (x, panel.bottom), GRAY, 1.5, (5.0, 3.0));

@@ -78,6 +78,7 @@ fn block<'a>(data: &Data, model: &str, task: &str, pairs: &[&Pair<'_>]) -> Block
         axis: "rank correlation over the layers".to_owned(),
         range: (-1.0, 1.0),
         reference: Some(Value { center: 0.0, ends: None }),
+        chance: None,
         format: &plain,
         cells: pairs.iter().map(points).collect(),
     };

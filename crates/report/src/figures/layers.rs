@@ -72,6 +72,7 @@ fn legend(data: &Data, cells: &[&Cell]) -> Vec<(Key, String)> {
     let methods: BTreeSet<&str> = cells.iter().map(|cell| cell.place.method.as_str()).collect();
     let mut entries: Vec<(Key, String)> = methods.into_iter().map(|method| (Key::Method(data.look(method)), method.to_owned())).collect();
     entries.push((Key::Dashed, "zero-shot, with its interval as a band".to_owned()));
+    entries.push((Key::Dotted, "chance: answers that look at no prompt".to_owned()));
     entries
 }
 
@@ -86,7 +87,8 @@ fn blocks(data: &Data, cells: &[&Cell]) -> Vec<Block<'static>> {
         let column = |task: &str| {
             let of_task: Vec<&Cell> = here.iter().copied().filter(|cell| cell.place.task == task).collect();
             let reference = data.zero_shot(model, task).map(Value::metric);
-            let shown = of_task.iter().map(|cell| Value::metric(&cell.row)).chain(reference);
+            let chance = of_task.iter().find_map(|cell| cell.row.test_chance);
+            let shown = of_task.iter().map(|cell| Value::metric(&cell.row)).chain(reference).chain(chance.map(Value::bare));
             let points = |row: &RowLabel| {
                 let in_row = of_task.iter().filter(|cell| cell.place.layers == row.label);
                 let points: Vec<_> = in_row.map(|cell| (data.look(&cell.place.method), Value::metric(&cell.row))).collect();
@@ -97,6 +99,7 @@ fn blocks(data: &Data, cells: &[&Cell]) -> Vec<Block<'static>> {
                 axis: metric_title(of_task.iter().map(|cell| &cell.row)),
                 range: metric_range(&shown.collect::<Vec<_>>()),
                 reference,
+                chance,
                 format: &plain,
                 cells: rows.iter().map(points).collect(),
             }

@@ -68,6 +68,11 @@ impl Value {
         Self { center: row.mean, ends: row.interval().map(|interval| (interval.low, interval.high)) }
     }
 
+    /// A value without an interval.
+    pub(crate) fn bare(center: f64) -> Self {
+        Self { center, ends: None }
+    }
+
     /// The value and its ends.
     pub(crate) fn extent(&self) -> [f64; 3] {
         let (low, high) = self.ends.unwrap_or((self.center, self.center));

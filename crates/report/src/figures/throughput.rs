@@ -56,6 +56,7 @@ fn blocks(data: &Data, cells: &[&Cell]) -> Vec<Block<'static>> {
             axis: "training tokens / s".to_owned(),
             range: (0.0, high),
             reference: None,
+            chance: None,
             format: &|value, _| short_count(value),
             cells: rows.iter().map(|row| points(data, cells, (model, task), row, &speed)).collect(),
         };

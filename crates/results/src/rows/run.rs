@@ -162,6 +162,8 @@ pub struct RunRow {
     pub dropped_samples: Option<u64>,
     /// Test items that are in the training split too.
     pub test_overlap_samples: Option<u64>,
+    /// Primary metric on the test split of answers that look at no prompt.
+    pub test_chance: Option<f64>,
     /// Training examples that were shortened, as a fraction.
     pub truncated_fraction: Option<f64>,
     /// Optimizer steps the run makes.
@@ -332,6 +334,7 @@ impl Row for RunRow {
         count("test_samples"),
         count("dropped_samples"),
         count("test_overlap_samples"),
+        number("test_chance"),
         number("truncated_fraction"),
         count("total_steps"),
         text("device"),

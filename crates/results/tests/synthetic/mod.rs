@@ -250,6 +250,7 @@ fn setup(cell: &Cell<'_>, steps: u64) -> Setup {
         split_hashes: ["t", "v", "e"].map(|letter| letter.repeat(64)),
         dropped_samples: 0,
         test_overlap_samples: 0,
+        test_chance: Some(0.5),
         dataset_revision: None,
         total_steps: if cell.trainable > 0 { steps } else { 0 },
         device: "cpu".into(),

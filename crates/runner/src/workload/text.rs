@@ -7,6 +7,7 @@ use crate::error::Result;
 use crate::evaluation::{EvalSplit, Evaluation};
 use crate::planner::{Examples, load_examples};
 use peftbench_adapters::policy::ProbeSource;
+use peftbench_datasets::chance::chance;
 use peftbench_datasets::example::split_hash;
 use peftbench_datasets::{Encoded, Example, Task, TextTokenizer, encode_training, tasks};
 use peftbench_models::{Model, Network, Pass};
@@ -50,6 +51,7 @@ impl TextWork {
             dataset_hash,
             split_hashes: [&splits.train, &splits.valid, &splits.test].map(|split| split_hash(split).to_hex().to_string()),
             test_overlap_samples: overlap.test,
+            test_chance: chance(&*task, &splits.test)?,
             ..Setup::default()
         };
         let all = splits.train.len() + splits.valid.len() + splits.test.len();
