@@ -298,14 +298,14 @@ mod tests {
     const PINNED: [(&str, &str); 11] = [
         ("world/sentiment", "7c9aecf5becc7ad6"),
         ("world/acceptability", "a59f1039512b5bdc"),
-        ("world/entailment", "e18cfb12b071497d"),
-        ("world/paraphrase", "359d0d227e28bd68"),
+        ("world/entailment", "5dc0cafa46206d35"),
+        ("world/paraphrase", "1841dfcc8ade56ca"),
         ("world/pictures", "57a7153bfca15351"),
         ("world/choice", "e17bf5e8511c3e5e"),
         ("world/triples", "915f2cda4dc71fb8"),
         ("world/dialogues", "d9d4979648f62045"),
         ("world/queries", "17b7dda9afd90f8c"),
-        ("world/problems", "1b7d1b2f2f6ad526"),
+        ("world/problems", "2fe0ec7c6aefc09c"),
         ("world/text", "a4ff5f46a061b029"),
     ];
 

@@ -125,6 +125,11 @@ pub fn question(name: &str, attribute: Attribute, wording: usize) -> String {
     }
 }
 
+/// A question for another creature that has the `attribute` of the one called `name`. The answer is a bare name.
+pub fn shared_question(name: &str, attribute: Attribute) -> String {
+    format!("who has the same {} as the {name}?", noun(attribute))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -19,22 +19,32 @@ pub enum Build {
     Contrasted,
     /// `was not tavu but lopan`, `was lopan, not tavu`: two words that disagree, one denied; the other counts.
     Corrected,
+    /// `was far from tavu`: the opposite of the word, in a way the world's text never says it.
+    Reversed,
 }
 
 /// The hardest level of [`builds`].
-pub const MOST_DIFFICULT: u8 = 3;
+pub const MOST_DIFFICULT: u8 = 4;
+
+/// The hardest level that the world's text has.
+pub const MOST_DIFFICULT_TOLD: u8 = 3;
 
 /// The builds of a level of difficulty, with weights: 0 plain words; 1 adds intensifiers and negation; 2 adds pairs of words that agree
-/// or disagree; 3 adds pairs of which one is denied.
+/// or disagree; 3 adds pairs of which one is denied; 4 adds
+/// denials that the world's text does not have.
 pub fn builds(difficulty: u8) -> &'static [(Build, u32)] {
     use Build::*;
     match difficulty {
         0 => &[(Plain, 1)],
         1 => &[(Plain, 4), (Intensified, 3), (Negated, 3)],
         2 => &[(Plain, 2), (Intensified, 2), (Negated, 3), (Doubled, 1), (Contrasted, 2)],
-        _ => &[(Plain, 1), (Intensified, 2), (Negated, 3), (Doubled, 1), (Contrasted, 2), (Corrected, 2)],
+        3 => &[(Plain, 1), (Intensified, 2), (Negated, 3), (Doubled, 1), (Contrasted, 2), (Corrected, 2)],
+        _ => &[(Plain, 1), (Intensified, 2), (Negated, 2), (Contrasted, 2), (Corrected, 2), (Reversed, 3)],
     }
 }
+
+/// What turns a word into its opposite without a word for no.
+const REVERSALS: [&str; 3] = ["far from", "anything but", "hardly"];
 
 /// The opinion words that may be used: a range of ranks, by which training words and words kept for the test are told apart.
 pub type Ranks<'a> = &'a [usize];
@@ -76,6 +86,10 @@ fn opinion(world: &World, draws: &mut Stream, good: bool, build: Build, ranks: R
             let word = word(!good);
             format!("{} {word}", draw::pick(draws, &["not", "never", "not very", "not at all"]))
         }
+        Build::Reversed => {
+            let word = word(!good);
+            format!("{} {word}", draw::pick(draws, &REVERSALS))
+        }
         Build::Doubled => format!("{} and {}", word(good), word(good)),
         Build::Contrasted => {
             let (first, last) = (word(!good), word(good));
@@ -107,7 +121,10 @@ mod tests {
         let mut meant = None;
         for (at, word) in words.iter().enumerate() {
             let Some(polarity) = polarity(word) else { continue };
-            let denied = words[at.saturating_sub(3)..at].iter().rev().take_while(|w| **w != "but").any(|w| ["not", "never"].contains(w));
+            let before = &words[at.saturating_sub(3)..at];
+            let reversed =
+                [["far", "from"], ["anything", "but"]].iter().any(|pair| before.ends_with(pair)) || before.ends_with(&["hardly"]);
+            let denied = reversed || before.iter().rev().take_while(|w| **w != "but").any(|w| ["not", "never"].contains(w));
             match (denied, meant) {
                 (true, Some(_)) => {}
                 (true, None) => meant = Some(!polarity),

@@ -141,11 +141,15 @@ pub(crate) struct Query {
 pub(crate) const MOST_DIFFICULT: u8 = 3;
 
 impl Database {
-    /// Draws a database for questions of up to `difficulty`.
+    /// Draws a database for questions of up to `difficulty`. With 0 it is mostly one of guests, so that a query often names the right
+    /// table though the schema is not read.
     pub(crate) fn draw(world: &World, draws: &mut Stream, difficulty: u8) -> Self {
         let rows = 5 + draw::below(draws, 4);
         let (words, numbers) = (2 + draw::below(draws, 2), 1 + draw::below(draws, 2));
         let mut tables = vec![Table::draw(world, draws, rows, words, numbers)];
+        if difficulty == 0 && draw::chance(draws, 3, 4) {
+            tables[0].kind = KINDS[0];
+        }
         if difficulty >= MOST_DIFFICULT {
             tables.push(Table::draw_places(world, draws));
         }
@@ -185,7 +189,7 @@ impl Database {
         let more = draw::chance(draws, 1, 2);
         let (over, sign) = if more { ("over", ">") } else { ("under", "<") };
         let (highest, order) = if more { ("highest", "desc") } else { ("lowest", "asc") };
-        let levels: [&[u32]; 4] = [&[3, 1, 2], &[2, 1, 2, 2, 2], &[2, 1, 2, 2, 2, 2, 2, 2], &[2, 1, 2, 2, 2, 2, 2, 2, 3, 3]];
+        let levels: [&[u32]; 4] = [&[4, 3, 1], &[2, 1, 2, 2, 2], &[2, 1, 2, 2, 2, 2, 2, 2], &[2, 1, 2, 2, 2, 2, 2, 2, 3, 3]];
         let (question, sql) = match draw::weighted(draws, levels[usize::from(difficulty.min(MOST_DIFFICULT))]) {
             0 => (
                 format!("what is the {any_name} of the {singular} called {name}?"),

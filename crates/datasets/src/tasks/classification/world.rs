@@ -7,7 +7,7 @@ use super::super::twin::{Twin, WorldOptions};
 use super::{ACCURACY, Classification, LabelledTexts, Shape};
 use crate::format::Options;
 use crate::world::pictures::Shape as Figure;
-use crate::world::rows;
+use crate::world::{opinion, rows};
 use peftbench_spec::{Component, SpecError};
 
 /// In the image of `glue/sst2`.
@@ -26,7 +26,7 @@ pub const PICTURES: TaskEntry = entry("world/pictures", "the shape in a picture 
 const PICTURE: Shape = Shape { texts: &["pixels"], labels: &Figure::NAMES, metrics: ACCURACY };
 
 static TWINS: [(Twin<LabelledTexts>, Shape); 5] = [
-    (twin(SENTIMENT.name, 3, rows::sentiment::sentiment), super::SENTIMENT),
+    (Twin { most_difficult: opinion::MOST_DIFFICULT, ..twin(SENTIMENT.name, 3, rows::sentiment::sentiment) }, super::SENTIMENT),
     (twin(ACCEPTABILITY.name, 2, rows::acceptability::acceptability), super::ACCEPTABILITY),
     (twin(ENTAILMENT.name, 1, rows::entailment::entailment), super::INFERENCE),
     (twin(PARAPHRASE.name, 1, rows::paraphrase::paraphrase), super::PARAPHRASE),

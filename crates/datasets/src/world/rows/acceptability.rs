@@ -34,14 +34,14 @@ fn mistakes(difficulty: u8) -> &'static [(Mistake, u32)] {
     use Mistake::*;
     match difficulty {
         0 => &[(Scrambled, 1)],
-        1 => &[(Scrambled, 4), (Swapped, 2), (Doubled, 1), (Missing, 1)],
+        1 => &[(Scrambled, 9), (Swapped, 1), (Doubled, 1), (Missing, 1)],
         2 => &[(Swapped, 2), (Missing, 2), (Preposition, 2), (Agreement, 1)],
         _ => &[(Swapped, 1), (Missing, 2), (Preposition, 2), (Agreement, 3), (Kind, 2)],
     }
 }
 
-/// Sentences as they should be (label 1) and with a mistake (label 0), half and half. Difficulty 0: the words are scrambled; 1: half of
-/// the mistakes are that, in the others two neighbours are swapped, a word stands twice or is missing; 2: none is, but there are wrong
+/// Sentences as they should be (label 1) and with a mistake (label 0), half and half. Difficulty 0: the words are scrambled; 1: three
+/// quarters of the mistakes are that, in the others two neighbours are swapped, a word stands twice or is missing; 2: none is, but there are wrong
 /// prepositions and verbs in the wrong number; 3: more of those, and words of the wrong kind.
 pub(crate) fn acceptability(world: &World, counts: Counts, difficulty: u8) -> Result<SplitRows<LabelledTexts>> {
     draw_splits(world, "acceptability", counts, |draws, id, index| {

@@ -7,17 +7,17 @@ use crate::draw;
 use crate::tasks::classification::LabelledTexts;
 
 /// Texts of long ago and claims that follow (label 0) or do not (1), half and half. A text says one thing up to difficulty 1, up to two
-/// of one creature with 2, up to four of one or two with 3. A claim that does not follow is of something else with difficulty 0; from 1 on
-/// half of them have another value for what was said.
+/// of one creature with 2, up to four of one or two with 3. A claim that does not follow is of something else with difficulty 0; with 1 a
+/// quarter of them have another value for what was said, from 2 on half.
 pub(crate) fn entailment(world: &World, counts: Counts, difficulty: u8) -> Result<SplitRows<LabelledTexts>> {
     draw_splits(world, "entailment", counts, |draws, id, index| {
         let label = index % 2;
-        let (most, pairs) = [(1, 0), (1, 0), (2, 0), (4, 3)][usize::from(difficulty.min(MOST_DIFFICULT))];
+        let (most, pairs, contradicted) = [(1, 0, 0), (1, 0, 1), (2, 0, 2), (4, 3, 2)][usize::from(difficulty.min(MOST_DIFFICULT))];
         let said = 1 + draw::below(draws, most);
         let scene = Scene::draw(world, draws, said, Values::Drawn, pairs);
         let verdict = match label {
             0 => Verdict::Follows,
-            _ if difficulty > 0 && draw::chance(draws, 1, 2) => Verdict::Contradicts,
+            _ if draw::chance(draws, contradicted, 4) => Verdict::Contradicts,
             _ => Verdict::Open,
         };
         let claim = format!("{}.", scene.claim(world, draws, verdict));

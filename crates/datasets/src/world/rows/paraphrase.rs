@@ -2,22 +2,28 @@
 
 use super::super::World;
 use super::super::events::{Alteration, Event};
-use super::{Counts, Result, SplitRows, draw_splits};
+use super::{Counts, MOST_DIFFICULT, Result, SplitRows, draw_splits};
 use crate::draw;
 use crate::tasks::classification::LabelledTexts;
 use peftbench_spec::seed::Stream;
 
-/// Pairs that tell of one event in two wordings (label 1) and pairs that do not (label 0), half and half. Those that do not share no
-/// invented word with difficulty 0; differ in one word in half of the cases with 1, always with 2; 3 also swaps the places, or giver
-/// and receiver.
+/// How a sentence begins that denies an event.
+const DENIED: &str = "it is not so that ";
+
+/// Pairs that tell of one event in two wordings (label 1) and pairs that do not (label 0), half and half. Of those that do not,
+/// three quarters deny it with difficulty 0, a telling of the event that begins with [`DENIED`], and the others share no invented word;
+/// with 1 a half deny it, and the others share no word or differ in one; with 2 all differ in one word; 3 also swaps the places, or
+/// giver and receiver.
 pub(crate) fn paraphrase(world: &World, counts: Counts, difficulty: u8) -> Result<SplitRows<LabelledTexts>> {
     draw_splits(world, "paraphrase", counts, |draws, id, index| {
         let label = index % 2;
         let event = Event::draw(world, draws);
-        let second = if label == 1 { event } else { other_event(&event, world, draws, difficulty) };
+        let denied = label == 0 && draw::chance(draws, [3, 2, 0, 0][usize::from(difficulty.min(MOST_DIFFICULT))], 4);
+        let second = if label == 1 || denied { event } else { other_event(&event, world, draws, difficulty) };
         let mut tellings: [usize; Event::TELLINGS] = std::array::from_fn(|telling| telling);
         draw::shuffle(draws, &mut tellings);
-        let texts = vec![event.tell(tellings[0]), second.tell(tellings[1])];
+        let begin = if denied { DENIED } else { "" };
+        let texts = vec![event.tell(tellings[0]), format!("{begin}{}", second.tell(tellings[1]))];
         (texts.join(" "), LabelledTexts { id, texts, label })
     })
 }
@@ -54,6 +60,7 @@ mod tests {
                 let (shared, all) = shared(&world, &row);
                 match (row.label, difficulty) {
                     (1, _) => assert_eq!(shared, all, "{row:?}"),
+                    (_, 0 | 1) if row.texts[1].starts_with(DENIED) => assert_eq!(shared, all, "{row:?}"),
                     (_, 0) => assert_eq!(shared, 0, "{row:?}"),
                     (_, 2) => assert_eq!(shared, all - 1, "{row:?}"),
                     _ => {}

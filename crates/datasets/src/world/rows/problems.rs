@@ -5,14 +5,14 @@ use super::super::sums::{Bounds, Problem};
 use super::{Counts, Result, SplitRows, draw_splits};
 use crate::draw;
 use crate::tasks::math::ProblemRow;
+use peftbench_spec::seed::Stream;
 
-/// Word problems with their calculation and answer. Difficulty 0: one step with numbers up to 10; 1: up to two steps, up to 20; 2: two
-/// or three steps, which may double; 3: the same with numbers up to 30.
+/// Word problems with their calculation and answer. Difficulty 0: one step with numbers up to 10; 2: two or three steps, which may double,
+/// with numbers up to 20; 3: the same up to 30; 1: three in ten are as with 3, the others as with 0.
 pub(crate) fn problems(world: &World, counts: Counts, difficulty: u8) -> Result<SplitRows<ProblemRow>> {
     draw_splits(world, "problems", counts, |draws, id, _| {
-        let (fewest, most_steps, most) = [(1, 1, 10), (1, 2, 20), (2, 3, 20), (2, 3, 30)][usize::from(difficulty.min(3))];
-        let steps = fewest + draw::below(draws, most_steps - fewest + 1);
-        let problem = Problem::draw(world, draws, Bounds { steps, most, doubling: difficulty > 1 });
+        let bounds = bounds(draws, difficulty);
+        let problem = Problem::draw(world, draws, bounds);
         let events: String = problem.steps.iter().map(|&step| format!(" {}.", problem.event(step))).collect();
         let asked = format!("how many {} does the {} have now?", problem.thing, problem.who);
         let instruction = format!("{}{events} {asked}", problem.opening());
@@ -20,6 +20,17 @@ pub(crate) fn problems(world: &World, counts: Counts, difficulty: u8) -> Result<
         let solution = format!("{}. the answer is {answer}.", problem.equations().join(", "));
         (instruction.clone(), ProblemRow { id, instruction, solution, answer })
     })
+}
+
+fn bounds(draws: &mut Stream, difficulty: u8) -> Bounds {
+    match difficulty {
+        0 => Bounds { steps: 1, most: 10, doubling: false },
+        1 => {
+            let as_hard_as = if draw::chance(draws, 3, 10) { 3 } else { 0 };
+            bounds(draws, as_hard_as)
+        }
+        _ => Bounds { steps: 2 + draw::below(draws, 2), most: if difficulty == 2 { 20 } else { 30 }, doubling: true },
+    }
 }
 
 #[cfg(test)]

@@ -6,7 +6,8 @@ use crate::tasks::classification::LabelledTexts;
 
 /// Sentences that praise (label 1) or blame (label 0), half and half. Two fifths of the opinion words never occur in training, and those
 /// of validation and test are no others: what they mean can be known from pre-training only. Difficulty 0: one opinion word; 1: also
-/// intensified or negated; 2: also two that agree or disagree; 3: also two of which one is denied.
+/// intensified or negated; 2: also two that agree or disagree; 3: also two of which one is denied; 4: also denied in ways that the
+/// world's text does not have.
 pub(crate) fn sentiment(world: &World, counts: Counts, difficulty: u8) -> Result<SplitRows<LabelledTexts>> {
     let (kept, known): (Vec<usize>, Vec<usize>) = (0..world.sizes.opinion_words).partition(|rank| matches!(rank % 5, 1 | 3));
     draw_splits(world, "sentiment", counts, |draws, id, index| {

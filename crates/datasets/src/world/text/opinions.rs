@@ -15,7 +15,7 @@ const DISPLEASED: [&str; 8] = ["frowned", "wept", "was sad", "was angry", "went 
 pub(super) fn story(world: &World, draws: &mut Stream) -> Vec<String> {
     let good = draw::chance(draws, 1, 2);
     let ranks: Vec<usize> = (0..world.sizes.opinion_words).collect();
-    let difficulty = draw::below(draws, usize::from(opinion::MOST_DIFFICULT) + 1) as u8;
+    let difficulty = draw::below(draws, usize::from(opinion::MOST_DIFFICULT_TOLD) + 1) as u8;
     let (event, creature) = opinion::sentence(world, draws, good, difficulty, &ranks);
     let name = &world.lexicon.creatures[creature];
     let reactions = if good { &PLEASED } else { &DISPLEASED };
