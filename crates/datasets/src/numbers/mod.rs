@@ -3,6 +3,7 @@
 //!
 //! A new one is a file here and a line in [`NUMBER_TASKS`]. Their names are among those of [`crate::tasks`] in specs and listings.
 
+mod celeba;
 mod images;
 mod regression;
 
@@ -55,7 +56,7 @@ pub struct NumberTaskEntry {
 
 /// Every task over numbers.
 pub const NUMBER_TASKS: &[NumberTaskEntry] =
-    &[regression::REGRESSION, images::DRAWN, images::MNIST, images::FASHION_MNIST, images::CIFAR10];
+    &[regression::REGRESSION, images::DRAWN, images::MNIST, images::FASHION_MNIST, images::CIFAR10, celeba::CELEBA];
 
 /// The entry that `task` names, if it is one over numbers.
 pub fn find(task: &Component) -> Option<&'static NumberTaskEntry> {
