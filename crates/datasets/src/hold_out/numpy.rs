@@ -1,5 +1,5 @@
 //! `numpy.random.default_rng(seed).permutation(len)`: PCG64 (O'Neill's XSL-RR 128/64), seeded through `SeedSequence`, and Fisher and
-//! Yates' shuffle with bounds by Lemire's method on halves of its outputs.
+//! Yates' shuffle, whose bounds are kept by rejection of masked halves of its outputs.
 
 /// PCG64's multiplier.
 const MULTIPLIER: u128 = 0x2360_ED05_1FC6_5DA4_4385_DF64_9FCC_F645;
@@ -47,14 +47,13 @@ impl Pcg64 {
         output as u32
     }
 
-    /// A number from 0 to `most`.
+    /// A number from 0 to `most`, which is not 0.
     fn up_to(&mut self, most: u32) -> u32 {
-        let count = u64::from(most) + 1;
-        let threshold = (u64::from(u32::MAX) - u64::from(most)) % count;
+        let mask = u32::MAX >> most.leading_zeros();
         loop {
-            let product = u64::from(self.next_u32()) * count;
-            if (product & u64::from(u32::MAX)) >= threshold {
-                return (product >> 32) as u32;
+            let draw = self.next_u32() & mask;
+            if draw <= most {
+                return draw;
             }
         }
     }
