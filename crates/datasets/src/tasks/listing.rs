@@ -16,7 +16,9 @@ first protocol is the default. Fields: `prefix`, `prompt`, `train_prompt`, `answ
 `mean-likelihood`, `generation`, `perplexity`), `max_new_tokens`, `num_beams`, `stop`, `answer_pattern`, `answer_match` (`first`, `last`),
 `answer_ignore`, `unanswered` (`wrong`, `dropped`), `metrics`.
 
-Data lies in the data folder (`--data`) below the task's name; `peftbench fetch --task NAME` puts it there from the hub. `forgetting =
+Data lies in the data folder (`--data`) below the task's name; `peftbench fetch --task NAME` puts it there from the hub. Images
+lie as they are published in `vision/cifar10` (binary records), `vision/mnist` and `vision/fashion_mnist` (IDX), and `vision/celeba`
+(`img_align_celeba/`, `list_attr_celeba.txt`, `list_eval_partition.txt`); the databases of Spider in `spider/database`. `forgetting =
 \"text/wikitext2\"` beside `task` measures the loss on a text before and after training.
 
 Where a data set has no validation split, `hold_out` says which training rows take its place: `grouped` (ours: equal texts stay on one
