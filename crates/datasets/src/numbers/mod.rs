@@ -247,10 +247,18 @@ mod tests {
     fn real_images_load_whole() {
         let Some(folder) = std::env::var_os("PEFTBENCH_DATA") else { return };
         let source = DataSource { folder: Some(folder.into()) };
+        let mut loaded = 0;
         for entry in NUMBER_TASKS.iter().filter(|entry| !["sequence/regression", "sequence/drawn"].contains(&entry.name)) {
-            let splits = (entry.build)(&Component::named(entry.name)).unwrap().load(&source).unwrap();
+            let splits = match (entry.build)(&Component::named(entry.name)).unwrap().load(&source) {
+                Ok(splits) => splits,
+                // No copy has all of them; what is there must load.
+                Err(crate::DataError::MissingFile { .. }) => continue,
+                Err(error) => panic!("{error}"),
+            };
             assert!(splits.train.len() >= 4000 && splits.test.len() >= 1000, "{}", entry.name);
             assert!((0..splits.test.len()).all(|i| splits.test.label(i).is_some_and(|label| label < 10)));
+            loaded += 1;
         }
+        assert!(loaded >= 3, "{loaded} loaded");
     }
 }
