@@ -24,6 +24,10 @@ rerun RUN *ARGS:
 test *ARGS:
     cargo test --release {{ARGS}}
 
+# Runs the tests of the feature `hub`, against a hub on this machine
+test-hub:
+    cargo test --package peftbench-runner --features hub --lib -- hub published
+
 # Checks format and lints
 check: fmt clippy
 

@@ -99,12 +99,32 @@ pub struct SpecArgs {
     /// Sweep file
     #[arg(value_name = "SPEC", default_value = QUICK)]
     pub spec: PathBuf,
+    #[command(flatten)]
+    changes: ChangeArgs,
+}
+
+/// What the command line changes in every run of a file.
+#[derive(Debug, Clone, Args)]
+pub struct ChangeArgs {
     /// Gives a field one value in every run, whatever the file says, e.g. `--set train.lr=1e-3`; repeatable
     #[arg(long = "set", value_name = "FIELD=VALUE")]
-    pub set: Vec<String>,
+    set: Vec<String>,
     /// Runs although the test split has items of the training split; the same as `--set allow_overlap=true`
     #[arg(long)]
-    pub allow_overlap: bool,
+    allow_overlap: bool,
+}
+
+impl ChangeArgs {
+    /// Changes what was read of the file.
+    pub fn apply(&self, sweep: &mut SweepSpec) -> anyhow::Result<()> {
+        for assignment in &self.set {
+            sweep.set(assignment)?;
+        }
+        if self.allow_overlap {
+            sweep.set("allow_overlap=true")?;
+        }
+        Ok(())
+    }
 }
 
 impl SpecArgs {
@@ -115,12 +135,7 @@ impl SpecArgs {
             return Err(problem.hint("go to the folder of the repository, or name a sweep file").into());
         }
         let mut sweep = SweepSpec::read(&self.spec)?;
-        for assignment in &self.set {
-            sweep.set(assignment)?;
-        }
-        if self.allow_overlap {
-            sweep.set("allow_overlap=true")?;
-        }
+        self.changes.apply(&mut sweep)?;
         Ok(sweep)
     }
 }

@@ -104,6 +104,8 @@ fn a_test_that_is_trained_on_is_refused_unless_allowed() {
     assert!(ran.error().contains("test items are in the training split too, where its publishers left 2"), "{}", ran.stderr);
     assert!(ran.error().contains("--allow-overlap"), "{}", ran.stderr);
     sweep(0, &["--allow-overlap"]);
+    assert!(playground.expect(7, &["run", "s.toml", "--set", "seed=1"]).error().contains("--allow-overlap"));
+    playground.expect(0, &["run", "s.toml", "--set", "seed=1", "--allow-overlap"]);
 }
 
 #[test]

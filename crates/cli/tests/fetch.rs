@@ -31,6 +31,8 @@ fn the_models_of_a_sweep_come_from_another_folder_once() {
     playground.expect(0, &["sweep", "s.toml"]);
     let ran = playground.expect(7, &["fetch", "absent", "--from", "models"]);
     assert!(ran.error().contains("model `absent` is in none of: models; give its folder"), "{}", ran.stderr);
+    let ran = playground.expect(7, &["fetch", "--task", "celeba"]);
+    assert!(ran.error().contains("data/vision/celeba/list_attr_celeba*.txt, which does not exist"), "{}", ran.stderr);
     playground.expect(2, &["fetch"]);
     playground.expect(2, &["fetch", "--dataset", "acme/data"]);
 }

@@ -47,6 +47,31 @@ fn a_sweep_leaves_tables_and_a_report_and_never_repeats_a_run() {
 }
 
 #[test]
+fn forgetting_is_the_loss_on_a_text_before_and_after_and_stands_in_the_tables() {
+    let playground = Playground::new();
+    let text = "forgetting = { type = \"world/text\", train = 4, valid = 4, test = 8 }\n";
+    let methods = "[axes]\nmethod = [\"none\", { type = \"lora\", r = 2 }]";
+    playground.sweep_file("s", &format!("{text}{methods}"));
+    playground.expect(0, &["sweep", "s.toml"]);
+    let folder = playground.path("results/s");
+    let runs = tables::read_runs(&folder).unwrap();
+    let loss = |trained: bool| {
+        let run = runs.iter().find(|run| (run.num_trainable_params != Some(0)) == trained).unwrap();
+        (run.forgetting_loss_before.unwrap(), run.forgetting_loss_after.unwrap())
+    };
+    let ((untouched, same), (before, after)) = (loss(false), loss(true));
+    // The base alone forgets nothing, and every run begins from it.
+    assert_eq!((untouched, before), (same, untouched));
+    assert!(before > 1.0 && after != before && after.is_finite(), "{before} {after}");
+    for run in playground.runs("results", "s") {
+        assert_eq!(fs::read_to_string(run.join("events.jsonl")).unwrap().matches("\"split\":\"forgetting\"").count(), 2);
+    }
+    let table = fs::read_to_string(folder.join("tables/results.md")).unwrap();
+    assert!(table.contains("forgetting (rise of loss)") && table.contains("+0.000"), "{table}");
+    assert!(table.contains(&format!("{:+.3}", after - before)), "{table}");
+}
+
+#[test]
 fn the_verbs_that_look_at_results() {
     let playground = Playground::new();
     playground.sweep_file("s", METHODS);

@@ -87,36 +87,6 @@ pub fn split_hash(examples: &[Example]) -> blake3::Hash {
     hasher.finalize()
 }
 
-/// Splits `rows` into what stays and a seeded hold-out of `count` rows; rows with equal `group` stay together, so that it may be a few
-/// more. Both parts keep the order of the file. The split is fixed: every run of every seed sees the same one.
-pub(crate) fn hold_out<T>(rows: Vec<T>, count: usize, group: impl Fn(usize, &T) -> String) -> (Vec<T>, Vec<T>) {
-    let groups: Vec<String> = rows.iter().enumerate().map(|(index, row)| group(index, row)).collect();
-    let mut order: Vec<&str> = Vec::new();
-    let mut size = std::collections::HashMap::new();
-    for name in &groups {
-        let rows_of = size.entry(name.as_str()).or_insert(0usize);
-        if *rows_of == 0 {
-            order.push(name);
-        }
-        *rows_of += 1;
-    }
-    draw::shuffle(&mut stream(0, "hold-out"), &mut order);
-    let mut held = std::collections::HashSet::new();
-    let mut taken = 0;
-    for name in order {
-        if taken >= count {
-            break;
-        }
-        taken += size[name];
-        held.insert(name.to_owned());
-    }
-    let (mut stay, mut out) = (Vec::with_capacity(rows.len()), Vec::with_capacity(taken));
-    for (row, name) in rows.into_iter().zip(&groups) {
-        if held.contains(name) { out.push(row) } else { stay.push(row) }
-    }
-    (stay, out)
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -167,16 +137,5 @@ mod tests {
         let mut b = splits(100);
         b.limit(10, 3, 3);
         assert_eq!(a.train, b.train);
-    }
-
-    #[test]
-    fn a_hold_out_keeps_groups_together_and_loses_no_row() {
-        let (stay, out) = hold_out((0..100).collect(), 20, |_, row: &i32| (row / 2).to_string());
-        assert_eq!((stay.len(), out.len()), (80, 20));
-        assert!(out.iter().all(|row| out.contains(&(row ^ 1))));
-        let mut all = [stay.clone(), out.clone()].concat();
-        all.sort_unstable();
-        assert_eq!(all, (0..100).collect::<Vec<_>>());
-        assert!(stay.windows(2).all(|w| w[0] < w[1]) && out.windows(2).all(|w| w[0] < w[1]));
     }
 }

@@ -1,7 +1,10 @@
-//! Labelled images: read from the files of MNIST (IDX) and CIFAR-10 (binary records), compressed with gzip or not, or drawn
-//! ([`drawn`]).
+//! Labelled images: read from the files of MNIST (IDX) and CIFAR-10 (binary records), compressed with gzip or not, from CelebA's
+//! ([`celeba`]), or drawn ([`drawn`]).
 
+pub mod celeba;
 pub mod drawn;
+pub mod jpeg;
+mod resize;
 
 use crate::error::{DataError, Result};
 use crate::source::DataSource;

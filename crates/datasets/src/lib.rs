@@ -4,11 +4,12 @@
 //! * [`world`]: a small invented world that supplies pre-training text and rows for the same task code where no data folder is at hand.
 //! * [`format`]: how examples are put to a model and its answers read; [`overlap`]: whether a test was trained on.
 //! * [`chance`]: what answers score that look at no prompt.
+//! * [`hold_out`]: rows held out for validation.
 //! * [`numbers`]: tasks over sequences of numbers, for networks that read no text.
 //! * [`metrics`]: one metric a file.
 //! * [`predictions`]: files of predictions, beside the items they are of.
 //! * [`sql`]: queries run in a sandbox, and compared by Spider's rules.
-//! * [`images`]: images from the files of MNIST and CIFAR, or drawn.
+//! * [`images`]: images from the files of MNIST, CIFAR and CelebA, or drawn.
 //! * [`tokenizer`] and [`encode`]: text to ids; [`batching`]: examples to batches.
 //!
 //! Everything here is deterministic: every draw comes from a named stream of `peftbench_spec::seed`, and nothing depends on the order
@@ -24,6 +25,7 @@ pub mod encode;
 pub mod error;
 pub mod example;
 pub mod format;
+pub mod hold_out;
 pub mod images;
 pub mod metrics;
 pub mod numbers;

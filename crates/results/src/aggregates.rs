@@ -95,6 +95,8 @@ pub struct AggregateRow {
     pub n_items: Option<u64>,
     /// Mean over the seeds of the primary metric on the validation split.
     pub valid_mean: Option<f64>,
+    /// Mean over the seeds of how much the loss on the text of `forgetting` rose in training, where it was measured.
+    pub forgetting_loss_rise_mean: Option<f64>,
     /// Median final training loss.
     pub train_loss_final_median: Option<f64>,
     /// Scalars that get an update (median over seeds; a random choice of layers can move it).
@@ -282,6 +284,7 @@ fn cost_columns(row: &mut AggregateRow, done: &[&RunRow]) {
         median(&done.iter().filter_map(|run| read(run)).map(|v| v as f64).collect::<Vec<_>>()).map(|v| v.round() as u64)
     };
     row.valid_mean = mean(&numbers(|r| r.valid_value));
+    row.forgetting_loss_rise_mean = mean(&numbers(|r| Some(r.forgetting_loss_after? - r.forgetting_loss_before?)));
     row.train_loss_final_median = middle(|r| r.train_loss_final);
     row.num_trainable_params = count(|r| r.num_trainable_params);
     row.trainable_fraction = middle(|r| r.trainable_fraction);
@@ -368,6 +371,7 @@ impl Row for AggregateRow {
             number("seeds_items_ci95_high"),
             count("n_items"),
             number("valid_mean"),
+            number("forgetting_loss_rise_mean"),
             number("train_loss_final_median"),
             count("num_trainable_params"),
             number("trainable_fraction"),

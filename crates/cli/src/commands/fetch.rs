@@ -153,17 +153,19 @@ fn model(name: &str, verb: &Fetch) -> anyhow::Result<()> {
 fn data(task: &'static TaskEntry, verb: &Fetch) -> anyhow::Result<()> {
     let folder = data_folder(verb);
     let own = DataSource { folder: Some(folder.clone()) };
-    let loads = || tasks::build(&Component::named(task.name)).is_ok_and(|task| task.load(&own).is_ok());
-    let what = match task.published {
-        _ if has_data(task, &folder) || loads() => "there already".to_owned(),
-        Some(published) => format!("{} rows", put_data(task, published, &folder, &HubSettings::from_env())?),
-        None => {
-            let problem = format!("the data of `{}` is not on the hub in a form that is read here", task.name);
-            let problem = Problem::new(Exit::MissingInput, problem);
-            return Err(problem.hint(format!("put its files into {}", folder.join(task.name).display())).into());
+    let lacks = match has_data(task, &folder) {
+        true => None,
+        false => tasks::build(&Component::named(task.name))?.load(&own).err(),
+    };
+    let what = match (lacks, task.published) {
+        (None, _) => "there already".to_owned(),
+        (Some(_), Some(published)) => format!("{} rows", put_data(task, published, &folder, &HubSettings::from_env())?),
+        (Some(lacks), None) => {
+            let problem = format!("the data of `{}` is not on the hub in a form that is read here: {lacks}", task.name);
+            return Err(Problem::new(Exit::MissingInput, problem).hint("docs/tasks.md says where the files of each task belong").into());
         }
     };
-    output::print(&format!("{}: {} ({what})\n", task.name, folder.join(task.name).display()))?;
+    output::print(&format!("{}: {what}, in {}\n", task.name, folder.display()))?;
     Ok(())
 }
 

@@ -1,6 +1,6 @@
 //! `peftbench run`: one run, watched.
 
-use crate::args::{InputArgs, ProgressArgs, ResultsArgs, at_least_one};
+use crate::args::{ChangeArgs, InputArgs, ProgressArgs, ResultsArgs, at_least_one};
 use crate::exit::{Exit, Problem};
 use crate::resolver::RunnerResolver;
 use crate::{commands, interrupt, machine, one_run, output};
@@ -19,9 +19,8 @@ pub struct Run {
     /// A run's manifest.toml, or a sweep file that has one run
     #[arg(value_name = "MANIFEST|SPEC")]
     file: PathBuf,
-    /// Gives a field of the run one value, e.g. `--set seed=0`; repeatable
-    #[arg(long = "set", value_name = "FIELD=VALUE")]
-    set: Vec<String>,
+    #[command(flatten)]
+    changes: ChangeArgs,
     /// Starts from the adapter in this folder, of peft or of a run; its content becomes part of the run's identity
     #[arg(long, value_name = "DIR")]
     init_adapter: Option<PathBuf>,
@@ -40,9 +39,7 @@ pub struct Run {
 pub fn run(verb: &Run) -> anyhow::Result<Exit> {
     let stop = interrupt::watch()?;
     let mut sweep = read(&verb.file, &verb.results.results)?;
-    for assignment in &verb.set {
-        sweep.set(assignment)?;
-    }
+    verb.changes.apply(&mut sweep)?;
     let store = Store::open(&verb.results.results, &sweep.name)?;
     let mut environment = verb.inputs.environment(verb.threads.unwrap_or_else(machine::cores));
     environment.adapters.extend(verb.file.parent().map(init_adapter::kept_in));

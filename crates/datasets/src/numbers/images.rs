@@ -105,7 +105,7 @@ impl FileOptions {
     }
 }
 
-fn check_scale(mean: f32, deviation: f32) -> std::result::Result<(), SpecError> {
+pub(super) fn check_scale(mean: f32, deviation: f32) -> std::result::Result<(), SpecError> {
     if !mean.is_finite() {
         return Err(SpecError::at("mean", format!("expected a finite number, found {mean}")));
     }

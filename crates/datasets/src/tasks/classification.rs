@@ -13,6 +13,7 @@ use super::{LIKELIHOOD, SSM_PEFT, Task, TaskEntry, WHOLE_SPLIT};
 use crate::error::Result;
 use crate::example::{Example, Splits};
 use crate::format::{Format, Options, Scoring, Unanswered, fill};
+use crate::hold_out::{HoldOut, Validation};
 use crate::metrics::{accuracy, f1, matthews};
 use crate::source::{DataSource, Row};
 use peftbench_spec::{Component, SpecError};
@@ -104,8 +105,8 @@ const fn glue(name: &'static str, summary: &'static str, published: &'static Pub
         known_overlap,
         build: |task| {
             let (set, options) = parse_glue(task)?;
-            let valid = options.own.valid;
-            let rows = move |source: &DataSource| load_glue(source, set, valid);
+            let validation = Validation { most: options.own.valid, by: options.own.hold_out };
+            let rows = move |source: &DataSource| load_glue(source, set, validation);
             Ok(Box::new(Classification { name: set.name, shape: set.shape, format: options.format, rows: Box::new(rows) }))
         },
         resolve: |task| parse_glue(task)?.1.resolved(task),
@@ -185,6 +186,8 @@ pub(super) const SEPARATOR: &str = "###";
 pub struct GlueOptions {
     /// Most rows held out of the training file for validation; never more than a fifth of it, which is what the paper holds out.
     pub valid: usize,
+    /// Which rows are held out.
+    pub hold_out: HoldOut,
 }
 
 fn parse_glue(task: &Component) -> std::result::Result<(&'static DataSet, Options<GlueOptions>), SpecError> {
@@ -193,8 +196,10 @@ fn parse_glue(task: &Component) -> std::result::Result<(&'static DataSet, Option
     let options = Options::parse(task, &[LIKELIHOOD, SSM_PEFT], |protocol| {
         let format = Format { prefix: format!("{}{SEPARATOR}", set.instruction), ..set.shape.format() };
         match protocol {
-            SSM_PEFT => Options { own: GlueOptions { valid: WHOLE_SPLIT }, format: most_likely_token(format) },
-            _ => Options { own: GlueOptions { valid: 2000 }, format },
+            SSM_PEFT => {
+                Options { own: GlueOptions { valid: WHOLE_SPLIT, hold_out: HoldOut::TrainTestSplit }, format: most_likely_token(format) }
+            }
+            _ => Options { own: GlueOptions { valid: 2000, hold_out: HoldOut::Grouped }, format },
         }
     })?;
     options.format.check(&set.shape.placeholders())?;
@@ -206,10 +211,10 @@ fn most_likely_token(format: Format) -> Format {
     Format { scoring: Scoring::Generation, max_new_tokens: 1, unanswered: Unanswered::Dropped, ..format }
 }
 
-fn load_glue(source: &DataSource, set: &DataSet, valid: usize) -> Result<Loaded<LabelledTexts>> {
+fn load_glue(source: &DataSource, set: &DataSet, validation: Validation) -> Result<Loaded<LabelledTexts>> {
     let files = SplitFiles { folder: set.name, train: "train", valid: None, test: "dev", test_alone: false };
     // Equal texts stay on one side.
-    load_files(source, set.name, files, valid, |row| LabelledTexts::read(row, &set.shape), |_, row| row.texts.join("\n"))
+    load_files(source, set.name, files, validation, |row| LabelledTexts::read(row, &set.shape), |_, row| row.texts.join("\n"))
 }
 
 /// One or two texts and their label.

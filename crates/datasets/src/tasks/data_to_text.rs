@@ -12,6 +12,7 @@ use super::{GREEDY, SSM_PEFT, Task, TaskEntry, generated};
 use crate::error::Result;
 use crate::example::{Example, Splits};
 use crate::format::{Format, Options, fill};
+use crate::hold_out::Validation;
 use crate::metrics::{bleu, exact_match, meteor};
 use crate::source::{DataSource, Row};
 use crate::world::rows::{self, SplitRows};
@@ -39,7 +40,9 @@ pub const DART: TaskEntry = TaskEntry {
     }),
     known_overlap: 4,
     build: |task| {
-        let load = |source: &DataSource| load_files(source, DART.name, DART_FILES, 0, FactRow::read_triples, |_, row| row.id.clone());
+        let load = |source: &DataSource| {
+            load_files(source, DART.name, DART_FILES, Validation::grouped(0), FactRow::read_triples, |_, row| row.id.clone())
+        };
         Ok(Box::new(DataToText { name: DART.name, format: parse_files(task)?.format, load: Box::new(load) }))
     },
     resolve: |task| parse_files(task)?.resolved(task),
@@ -69,7 +72,8 @@ pub const E2E: TaskEntry = TaskEntry {
     known_overlap: 0,
     build: |task| {
         let load = |source: &DataSource| {
-            let loaded = load_files(source, E2E.name, E2E_FILES, 0, FactRow::read_representation, |_, row| row.id.clone())?;
+            let loaded =
+                load_files(source, E2E.name, E2E_FILES, Validation::grouped(0), FactRow::read_representation, |_, row| row.id.clone())?;
             Ok(Loaded { rows: gathered(loaded.rows), ..loaded })
         };
         Ok(Box::new(DataToText { name: E2E.name, format: parse_files(task)?.format, load: Box::new(load) }))

@@ -5,11 +5,11 @@
 //! the digits, which is what scoring them as options does. Fashion-MNIST has no part in the paper and is put as CIFAR-10 is.
 
 use super::classification::{Classification, LabelledTexts, Shape};
-use super::loading::{Loaded, hold_out_count};
+use super::loading::Loaded;
 use super::{LIKELIHOOD, SSM_PEFT, TaskEntry, WHOLE_SPLIT};
 use crate::error::{DataError, Result};
-use crate::example::hold_out;
 use crate::format::{Format, Options};
+use crate::hold_out::{HoldOut, Validation};
 use crate::images::{self, Format as Layout, Images, Part};
 use crate::metrics::accuracy;
 use crate::source::DataSource;
@@ -88,14 +88,22 @@ pub struct ImageOptions {
     pub crop: usize,
     /// Most rows held out of the training files for validation; never more than a fifth of it, which is what the paper holds out.
     pub valid: usize,
+    /// Which rows are held out.
+    pub hold_out: HoldOut,
 }
 
 fn parse(task: &Component) -> std::result::Result<(&'static DataSet, Options<ImageOptions>), SpecError> {
     let set = DATA_SETS.iter().find(|set| set.name == task.name);
     let set = set.ok_or_else(|| SpecError::at("", format!("unknown task `{}`", task.name)))?;
     let options = Options::parse(task, PROTOCOLS, |protocol| {
-        let valid = if protocol == SSM_PEFT { WHOLE_SPLIT } else { 1000 };
-        Options { own: ImageOptions { crop: set.crop, valid }, format: Format { prefix: set.instruction(), ..set.shape.format() } }
+        let (valid, hold_out) = match protocol {
+            SSM_PEFT => (WHOLE_SPLIT, HoldOut::PythonShuffle),
+            _ => (1000, HoldOut::Grouped),
+        };
+        Options {
+            own: ImageOptions { crop: set.crop, valid, hold_out },
+            format: Format { prefix: set.instruction(), ..set.shape.format() },
+        }
     })?;
     options.format.check(&set.shape.placeholders())?;
     match options.own.crop {
@@ -120,9 +128,9 @@ impl DataSet {
             (0..images.len()).map(|index| self.row(&images, index, name)).collect()
         };
         let (train, test) = (read(Part::Train, "train")?, read(Part::Test, "test")?);
-        let count = hold_out_count(train.len(), options.valid);
+        let validation = Validation { most: options.valid, by: options.hold_out };
         // Equal images stay on one side.
-        let (train, valid) = hold_out(train, count, |_, row| row.texts[0].clone());
+        let (train, valid) = validation.split(train, |_, row| row.texts[0].clone());
         let dataset_id = format!("{} ({}, {} and {} images)", self.name, self.folder, train.len() + valid.len(), test.len());
         Ok(Loaded { dataset_id, revision: source.revision(self.folder), rows: SplitRows { train, valid, test } })
     }
@@ -138,7 +146,7 @@ impl DataSet {
 }
 
 /// Values with a space between.
-fn as_text(values: &[u8]) -> String {
+pub(super) fn as_text(values: &[u8]) -> String {
     values.iter().map(u8::to_string).collect::<Vec<_>>().join(" ")
 }
 

@@ -16,8 +16,20 @@ first protocol is the default. Fields: `prefix`, `prompt`, `train_prompt`, `answ
 `mean-likelihood`, `generation`, `perplexity`), `max_new_tokens`, `num_beams`, `stop`, `answer_pattern`, `answer_match` (`first`, `last`),
 `answer_ignore`, `unanswered` (`wrong`, `dropped`), `metrics`.
 
-Data lies in the data folder (`--data`) below the task's name; `peftbench fetch --task NAME` puts it there from the hub. `forgetting =
+Data lies in the data folder (`--data`) below the task's name; `peftbench fetch --task NAME` puts it there from the hub. Images
+lie as they are published in `vision/cifar10` (binary records), `vision/mnist` and `vision/fashion_mnist` (IDX), and `vision/celeba`
+(`img_align_celeba/`, `list_attr_celeba.txt`, `list_eval_partition.txt`); the databases of Spider in `spider/database`. `forgetting =
 \"text/wikitext2\"` beside `task` measures the loss on a text before and after training.
+
+Where a data set has no validation split, `hold_out` says which training rows take its place: `grouped` (ours: equal texts stay on one
+side), `train-test-split` (the rows of `Dataset.train_test_split(test_size=0.2, seed=123)` of Hugging Face's `datasets`, as the SSM-PEFT
+paper's code has them for GLUE and Spider) or `python-shuffle` (those of `random.Random(123).shuffle`, as it has them for CIFAR-10). The
+last two are the paper's rows only over the published training file, in its order.
+
+What is said of the hub was compared with public listings and code in November 2026: every repository, revision and file name below was
+seen there, but for `knkarthick/samsum`, whose branch was seen and its files not, and `ChilleD/SVAMP`, seen once. Of the columns only
+those of GLUE, WinoGrande and DART were seen; fetching names a column that is missing. Nothing was downloaded from the hub itself. GLUE,
+GSM8K and WikiText are pinned to a commit; the others follow a branch, and the commit that was fetched is recorded.
 ";
 
 /// The document.

@@ -1,7 +1,8 @@
 //! From a task's files to rows of its own type, split in three.
 
 use crate::error::{DataError, Result};
-use crate::example::{Example, Splits, hold_out};
+use crate::example::{Example, Splits};
+use crate::hold_out::Validation;
 use crate::source::{DataSource, Row, file_names};
 use crate::world::rows::{SplitRows, TooFew};
 
@@ -48,13 +49,13 @@ impl<T> Loaded<T> {
     }
 }
 
-/// Reads a task's files, each row by `read`. Where there is no validation file, a fifth of the training rows is held out, at most
-/// `valid`; rows of one `group` stay on one side.
+/// Reads a task's files, each row by `read`. Where there is no validation file, training rows are held out as `validation` says, by
+/// default so that rows of one `group` stay on one side.
 pub(crate) fn load_files<T>(
     source: &DataSource,
     task: &str,
     files: SplitFiles,
-    valid: usize,
+    validation: Validation,
     read: impl Fn(&Row) -> Result<T>,
     group: impl Fn(usize, &T) -> String,
 ) -> Result<Loaded<T>> {
@@ -70,22 +71,13 @@ pub(crate) fn load_files<T>(
     let parse = |rows: &[Row]| rows.iter().map(&read).collect::<Result<Vec<T>>>();
     let (train, valid) = match held {
         Some(held) => (parse(&train)?, parse(&held)?),
-        None => {
-            let train = parse(&train)?;
-            let count = hold_out_count(train.len(), valid);
-            hold_out(train, count, group)
-        }
+        None => validation.split(parse(&train)?, group),
     };
     Ok(Loaded {
         dataset_id: format!("{task} ({})", names.join(", ")),
         revision: source.revision(files.folder),
         rows: SplitRows { train, valid, test: parse(&test)? },
     })
-}
-
-/// Rows held out of a training file: a fifth of it, at most `most`.
-pub(crate) fn hold_out_count(rows: usize, most: usize) -> usize {
-    rows.div_ceil(5).min(most).min(rows.saturating_sub(1))
 }
 
 /// Says which option to change where the invented world ran out of different rows.

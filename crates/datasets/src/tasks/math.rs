@@ -12,6 +12,7 @@ use super::{GREEDY, IST, LLM_ADAPTERS, Task, TaskEntry, alpaca, generated};
 use crate::error::Result;
 use crate::example::{Example, Splits};
 use crate::format::{Format, Match, Options, fill};
+use crate::hold_out::Validation;
 use crate::metrics::{accuracy, numeric_match};
 use crate::source::{DataSource, Row};
 use crate::world::rows;
@@ -292,7 +293,7 @@ impl Task for WordProblems {
 fn load_set(source: &DataSource, set: DataSet, valid: usize) -> Result<Loaded<ProblemRow>> {
     let DataSet { name, has_valid, test_alone, .. } = set;
     let files = SplitFiles { folder: name, train: "train", valid: has_valid.then_some("dev"), test: "test", test_alone };
-    load_files(source, name, files, valid, ProblemRow::read, |_, row| row.instruction.clone())
+    load_files(source, name, files, Validation::grouped(valid), ProblemRow::read, |_, row| row.instruction.clone())
 }
 
 #[cfg(test)]

@@ -4,11 +4,11 @@
 //! (`commonsense_170k`, `math_10k`) are an option: without it the training rows of the parts are joined. Other options of a mix are given to
 //! each of its parts.
 
-use super::loading::hold_out_count;
 use super::{IST, LIKELIHOOD, LLM_ADAPTERS, Task, TaskEntry, math};
 use crate::error::Result;
-use crate::example::{Example, Splits, hold_out};
+use crate::example::{Example, Splits};
 use crate::format::{Format, fill};
+use crate::hold_out::Validation;
 use crate::metrics::Scores;
 use crate::source::{DataSource, Row, file_names};
 use peftbench_spec::event::MetricValue;
@@ -133,9 +133,7 @@ impl Mix {
     fn load_train(&self, source: &DataSource) -> Result<(String, Vec<Example>, Vec<Example>)> {
         let rows = source.rows(self.name, self.folder, &self.train)?;
         let names = file_names(&rows);
-        let (train, valid) = (rows.len(), hold_out_count(rows.len(), self.valid));
-        debug_assert!(valid < train);
-        let (train, valid) = hold_out(rows, valid, |index, _| index.to_string());
+        let (train, valid) = Validation::grouped(self.valid).split(rows, |index, _| index.to_string());
         let format = self.format();
         let examples = |rows: &[Row], training: bool| -> Result<Vec<Example>> {
             rows.iter().map(|row| instruction_example(row, format, training)).collect()

@@ -5,6 +5,7 @@
 
 mod alpaca;
 mod answers;
+pub mod celeba;
 pub mod classification;
 pub mod commonsense;
 pub mod data_to_text;
@@ -131,6 +132,7 @@ pub const TASKS: &[TaskEntry] = &[
     images::CIFAR10,
     images::MNIST,
     images::FASHION_MNIST,
+    celeba::CELEBA,
     text::WIKITEXT2,
     text::SHAKESPEARE,
     text::BBCNEWS,

@@ -9,6 +9,7 @@ use super::{GREEDY, SSM_PEFT, Task, TaskEntry, WHOLE_SPLIT, generated};
 use crate::error::Result;
 use crate::example::{Example, Splits};
 use crate::format::{Format, Options, fill};
+use crate::hold_out::Validation;
 use crate::metrics::rouge;
 use crate::source::{DataSource, Row};
 use crate::world::{rows, talk};
@@ -141,7 +142,7 @@ fn load_dialogues(source: &DataSource, valid: usize) -> Result<Loaded<DialogueRo
     let read =
         |row: &Row| Ok(DialogueRow { id: row.id(), dialogue: row.text("dialogue")?.to_owned(), summary: row.text("summary")?.to_owned() });
     // Equal dialogues stay on one side.
-    load_files(source, SAMSUM.name, files, valid, read, |_, row| row.dialogue.clone())
+    load_files(source, SAMSUM.name, files, Validation::grouped(valid), read, |_, row| row.dialogue.clone())
 }
 
 #[cfg(test)]

@@ -10,6 +10,7 @@ use super::{Task, TaskEntry};
 use crate::error::{DataError, Result};
 use crate::example::{Example, Splits};
 use crate::format::{Format, Loss, Options, Scoring, Truncation};
+use crate::hold_out::Validation;
 use crate::metrics::perplexity;
 use crate::source::{DataSource, Row};
 use crate::world::rows::SplitRows;
@@ -195,7 +196,7 @@ impl Place {
             Files::Whole { path } => self.load_whole(source, path, size),
             Files::Rows(files) => {
                 let read = |row: &Row| Ok(Window { id: row.id(), text: row.text("text")?.to_owned() });
-                let loaded = load_files(source, self.name, files, 200, read, |_, row| row.text.clone())?;
+                let loaded = load_files(source, self.name, files, Validation::grouped(200), read, |_, row| row.text.clone())?;
                 let cut = |rows: Vec<Window>| rows.iter().flat_map(|row| windows(&row.id, &row.text, size)).collect();
                 let SplitRows { train, valid, test } = loaded.rows;
                 let rows = SplitRows { train: cut(train), valid: cut(valid), test: cut(test) };

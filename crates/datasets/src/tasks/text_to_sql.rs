@@ -12,6 +12,7 @@ use super::{Answers, GREEDY, SSM_PEFT, Task, TaskEntry, WHOLE_SPLIT, generated};
 use crate::error::{DataError, Result};
 use crate::example::{Example, Splits};
 use crate::format::{Format, Options, Truncation, fill};
+use crate::hold_out::{HoldOut, Validation};
 use crate::metrics::{Scores, exact_match, exact_set_match, exec_accuracy};
 use crate::source::{DataSource, Row};
 use crate::sql::{Database, spider_databases};
@@ -80,12 +81,17 @@ pub struct SpiderOptions {
     pub lower_case: bool,
     /// Most rows held out of the training file for validation; never more than a fifth of it, which is what the paper holds out.
     pub valid: usize,
+    /// Which rows are held out.
+    pub hold_out: HoldOut,
 }
 
 fn parse(task: &Component) -> std::result::Result<Options<SpiderOptions>, SpecError> {
-    let options = Options::parse(task, PROTOCOLS, |protocol| Options {
-        own: SpiderOptions { lower_case: true, valid: if protocol == SSM_PEFT { WHOLE_SPLIT } else { 1000 } },
-        format: format(protocol),
+    let options = Options::parse(task, PROTOCOLS, |protocol| {
+        let (valid, hold_out) = match protocol {
+            SSM_PEFT => (WHOLE_SPLIT, HoldOut::TrainTestSplit),
+            _ => (1000, HoldOut::Grouped),
+        };
+        Options { own: SpiderOptions { lower_case: true, valid, hold_out }, format: format(protocol) }
     })?;
     options.format.check(PLACEHOLDERS)?;
     Ok(options)
@@ -269,7 +275,8 @@ fn load_spider(source: &DataSource, options: SpiderOptions) -> Result<(Loaded<Qu
     };
     // A question that is worded twice for one query stays on one side.
     let group = |_, row: &QuestionRow| format!("{} {}", row.database, row.query);
-    Ok((load_files(source, SPIDER.name, files, options.valid, read, group)?, databases))
+    let validation = Validation { most: options.valid, by: options.hold_out };
+    Ok((load_files(source, SPIDER.name, files, validation, read, group)?, databases))
 }
 
 fn load_world(options: &WorldOptions) -> Result<(Loaded<QuestionRow>, BTreeMap<String, Database>)> {

@@ -50,7 +50,11 @@ pub fn table(data: &Data) -> TextTable {
     columns.push(heading("metric", false));
     let numbers = ["test score", "trainable params", "peak memory (MiB)", "tokens/s", "train time (s)", "seeds"];
     columns.extend(numbers.map(|title| heading(title, true)));
-    let rows = sorted_rows(data).into_iter().map(|(place, row)| fields(place, row, vary)).collect();
+    let forgets = data.aggregates.iter().any(|row| row.forgetting_loss_rise_mean.is_some());
+    if forgets {
+        columns.push(heading("forgetting (rise of loss)", true));
+    }
+    let rows = sorted_rows(data).into_iter().map(|(place, row)| fields(place, row, vary, forgets)).collect();
     let kinds: BTreeSet<&str> = data.aggregates.iter().filter_map(|row| row.interval_kind).map(IntervalKind::describe).collect();
     TextTable {
         caption: format!("Results of the sweep {}: mean on the test split and half the width of its 95 % interval.", data.sweep),
@@ -63,7 +67,7 @@ pub fn table(data: &Data) -> TextTable {
     }
 }
 
-fn fields(place: Place, row: &AggregateRow, vary: bool) -> Vec<String> {
+fn fields(place: Place, row: &AggregateRow, vary: bool, forgets: bool) -> Vec<String> {
     let or_dash = |text: Option<String>| text.unwrap_or_else(|| "–".to_owned());
     let trained = !row.is_zero_shot();
     let mut fields = vec![place.model, place.task, place.method, place.targets, place.layers];
@@ -79,5 +83,8 @@ fn fields(place: Place, row: &AggregateRow, vary: bool) -> Vec<String> {
         or_dash(row.train_seconds_median.map(|seconds| format!("{seconds:.1}"))),
         row.n_seeds.to_string(),
     ]);
+    if forgets {
+        fields.push(or_dash(row.forgetting_loss_rise_mean.map(|rise| format!("{rise:+.3}"))));
+    }
     fields
 }

@@ -178,8 +178,9 @@ fn explain(error: &ApiError) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{cached, snapshot};
+    use super::super::{cached, rows, snapshot};
     use super::*;
+    use peftbench_datasets::tasks::published::PublishedSplit;
     use std::fs;
     use std::io::{BufRead, BufReader, Write};
     use std::net::{TcpListener, TcpStream};
@@ -243,7 +244,8 @@ mod tests {
         if stored.is_none() && header("authorization") != Some("Bearer secret") {
             return reply("401 Unauthorized", "", 0, b"");
         }
-        if ["main", "v1"].iter().any(|revision| path == format!("/api/models/acme/tiny/revision/{revision}")) {
+        let revision = ["models", "datasets"].iter().find_map(|kind| path.strip_prefix(&format!("/api/{kind}/acme/tiny/revision/")));
+        if revision.is_some_and(|revision| ["main", "v1", "refs%2Fconvert%2Fparquet"].contains(&revision)) {
             let sibling = |(name, bytes): &(&str, &[u8])| {
                 let lfs = name.ends_with(".safetensors").then(|| serde_json::json!({"sha256": self::sha256(b"all the weights there are")}));
                 serde_json::json!({"rfilename": name, "size": bytes.len(), "blobId": self::sha256(bytes), "lfs": lfs})
@@ -253,7 +255,8 @@ mod tests {
             let info = info.to_string();
             return reply("200 OK", "Content-Type: application/json\r\n", info.len(), info.as_bytes());
         }
-        let name = stored.or_else(|| path.strip_prefix(&format!("/acme/tiny/resolve/{COMMIT}/")));
+        let in_repository = path.strip_prefix("/datasets").unwrap_or(path).strip_prefix(&format!("/acme/tiny/resolve/{COMMIT}/"));
+        let name = stored.or(in_repository);
         let Some((name, bytes)) = files.iter().find(|(file, _)| Some(*file) == name) else { return reply("404 Not Found", "", 0, b"") };
         let range = header("range").and_then(|range| range.strip_prefix("bytes=")).and_then(|range| range.split_once('-')).unwrap();
         let first: usize = range.0.parse().unwrap();
@@ -385,6 +388,26 @@ mod tests {
             let error = snapshot(&id, Kind::Model, &damaged.settings(cache.path())).unwrap_err().to_string();
             assert!(error.contains("model.safetensors: expected the SHA-256") && error.contains("fetch it again"), "{error}");
         }
+    }
+
+    #[test]
+    fn a_published_data_set_comes_from_a_branch_with_slashes_in_its_name() {
+        const PARQUET: &[u8] = include_bytes!("../../tests/fixtures/rows.parquet");
+        let mirror = Mirror::serve(&[
+            ("README.md", b"not needed"),
+            ("default/test/0000.parquet", PARQUET),
+            ("default/train/0000.parquet", PARQUET),
+            ("default/train/0001.parquet", PARQUET),
+        ]);
+        let splits = &[PublishedSplit { file: "train", from: "default/train/" }, PublishedSplit { file: "test", from: "default/test/" }];
+        let cache = tempfile::tempdir().unwrap();
+        let id = HubId { repository: "acme/tiny".to_owned(), revision: "refs/convert/parquet".to_owned() };
+        let folder = snapshot(&id, Kind::Published(splits), &mirror.settings(cache.path())).unwrap();
+        let names = super::super::files_below(&folder, &folder);
+        assert_eq!(names, ["default/test/0000.parquet", "default/train/0000.parquet", "default/train/0001.parquet"]);
+        assert_eq!(rows::read(&folder.join(&names[2]), &["question"]).unwrap().len(), 2);
+        let offline = HubSettings { offline: true, ..mirror.settings(cache.path()) };
+        assert_eq!(snapshot(&id, Kind::Published(splits), &offline).unwrap(), folder);
     }
 
     #[test]

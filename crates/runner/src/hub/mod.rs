@@ -266,6 +266,9 @@ mod tests {
         assert_eq!(with(&[("HF_HOME", "/h"), ("HF_HUB_CACHE", "/c")]).cache, Path::new("/c"));
         assert_eq!(with(&[("XDG_CACHE_HOME", "/x")]).cache, Path::new("/x/huggingface/hub"));
         assert!(with(&[]).cache.ends_with(".cache/huggingface/hub"));
+        let asked = with(&[("HF_TOKEN", "secret"), ("HF_ENDPOINT", "http://mirror")]);
+        assert_eq!((asked.token.as_deref(), asked.endpoint.as_deref()), (Some("secret"), Some("http://mirror")));
+        assert_eq!(with(&[("HF_TOKEN", "")]).token, None);
         let offline = |value| with(&[("HF_HUB_OFFLINE", value)]).offline;
         assert_eq!(["1", "TRUE", "yes", "0", ""].map(offline), [true, true, true, false, false]);
     }

@@ -63,9 +63,9 @@ pub(super) const HELLASWAG: Published = Published {
 
 pub(super) const WINOGRANDE: Published = Published {
     hub: "allenai/winogrande",
-    revision: "main",
+    revision: "refs/convert/parquet",
     licence: "CC BY",
-    splits: &train_and("winogrande_xl/validation-", "winogrande_xl/train-"),
+    splits: &train_and("winogrande_xl/validation/", "winogrande_xl/train/"),
     columns: &["sentence", "option1", "option2", "answer"],
     convert: |columns| {
         let options = vec![text(&columns, "option1")?, text(&columns, "option2")?];

@@ -15,6 +15,7 @@ use super::{IST, LIKELIHOOD, LLM_ADAPTERS, Task, TaskEntry, alpaca};
 use crate::error::Result;
 use crate::example::{Example, Splits};
 use crate::format::{Format, Options, Scoring, fill};
+use crate::hold_out::Validation;
 use crate::source::{DataSource, Row};
 use crate::world::rows::{self, SplitRows};
 use parse::Layout;
@@ -235,7 +236,8 @@ fn load_rows(source: &DataSource, set: &DataSet, valid: usize) -> Result<Loaded<
         let pair = row.get("pair").map_or_else(|| row.id(), Value::to_string);
         Ok((pair, Question { instruction: row.text("instruction")?.to_owned(), row: parse::read(row, set.layout)? }))
     };
-    let Loaded { dataset_id, revision, rows } = load_files(source, set.name, files, valid, read, |_, (pair, _)| pair.clone())?;
+    let Loaded { dataset_id, revision, rows } =
+        load_files(source, set.name, files, Validation::grouped(valid), read, |_, (pair, _)| pair.clone())?;
     let asked = |rows: Vec<(String, Question)>| rows.into_iter().map(|(_, question)| question).collect();
     Ok(Loaded { dataset_id, revision, rows: SplitRows { train: asked(rows.train), valid: asked(rows.valid), test: asked(rows.test) } })
 }
