@@ -40,7 +40,7 @@ fn states_after(model: &dyn Model, ids: &Tensor) -> Vec<(Tensor, Tensor)> {
     model.forward(&Pass::evaluation(&tape), ids, Some(&mut cache)).unwrap();
     let of = |layer: &LayerCache| match layer {
         LayerCache::Ssm { context, state } => (state.get(0).unwrap(), context.get(0).unwrap()),
-        LayerCache::Attention { .. } => panic!("an SSM has no keys"),
+        LayerCache::Attention(_) => panic!("an SSM has no keys"),
     };
     cache.layers.iter().map(of).collect()
 }

@@ -1,5 +1,5 @@
 //! Greedy decoding on the shipped tiny models: tokens a second of processor time by how many prompts go together, and how many times those
-//! of one alone. `RAYON_NUM_THREADS=1` keeps it on one thread.
+//! of one alone; with the reading of the prompts, and in the steps behind it. `RAYON_NUM_THREADS=1` keeps it on one thread.
 //!
 //! Prompts have 32 to 63 tokens, sorted by length as an evaluation sorts them; each gets 48 new tokens.
 
@@ -21,15 +21,22 @@ fn prompts(vocabulary: usize) -> Vec<Vec<u32>> {
     (0..PROMPTS).map(|prompt| (0..32 + prompt / 2).map(|at| token(prompt, at)).collect()).collect()
 }
 
-/// New tokens a second of processor time, the best of five times.
-fn rate(model: &dyn Model, prompts: &[Vec<u32>], together: usize) -> f64 {
-    let limits = DecodeLimits { max_new_tokens: NEW_TOKENS, ..DecodeLimits::default() };
+/// Seconds of processor time that it takes to read the prompts and to continue each by `new` tokens, the best of five times.
+fn seconds(model: &dyn Model, prompts: &[Vec<u32>], together: usize, new: usize) -> f64 {
+    let limits = DecodeLimits { max_new_tokens: new, ..DecodeLimits::default() };
     let once = || {
         let started = process_cpu_time().unwrap();
         let tokens: usize = prompts.chunks(together).flat_map(|batch| greedy(model, batch, &limits).unwrap()).map(|ids| ids.len()).sum();
-        tokens as f64 / (process_cpu_time().unwrap() - started).as_secs_f64()
+        assert_eq!(tokens, prompts.len() * new);
+        (process_cpu_time().unwrap() - started).as_secs_f64()
     };
-    (0..5).map(|_| once()).fold(0.0, f64::max)
+    (0..5).map(|_| once()).fold(f64::INFINITY, f64::min)
+}
+
+/// New tokens a second: with the prompts' reading, and of the steps behind it.
+fn rates(model: &dyn Model, prompts: &[Vec<u32>], together: usize) -> [f64; 2] {
+    let (read, all) = (seconds(model, prompts, together, 1), seconds(model, prompts, together, NEW_TOKENS));
+    [(prompts.len() * NEW_TOKENS) as f64 / all, (prompts.len() * (NEW_TOKENS - 1)) as f64 / (all - read)]
 }
 
 fn main() {
@@ -40,11 +47,15 @@ fn main() {
         let prompts = prompts(model.vocab_size());
         // Every eighth, so that their lengths are those of all.
         let some: Vec<_> = prompts.iter().step_by(8).cloned().collect();
-        let alone = rate(&*model, &some, 1);
-        println!("{name}: {alone:.0} tokens/s alone");
+        let alone = rates(&*model, &some, 1);
+        println!("{name}: alone {:.0} tokens/s, {:.0} in the steps", alone[0], alone[1]);
         for together in [4, 8, 16, 32, 64] {
-            let rate = rate(&*model, &prompts, together);
-            println!("{name}: {rate:.0} tokens/s with {together} together, {:.1} times as many", rate / alone);
+            let rates = rates(&*model, &prompts, together);
+            let times = [rates[0] / alone[0], rates[1] / alone[1]];
+            println!(
+                "{name}: {together} together {:.0} tokens/s, {:.1} times; {:.0} in the steps, {:.1} times",
+                rates[0], times[0], rates[1], times[1]
+            );
         }
     }
 }

@@ -7,6 +7,7 @@ use crate::error::Result;
 use crate::layer::{Layer, Part};
 use crate::slots::{LinearSlot, PrefixSlot, SlotMut, Visitor, visit_linear};
 use peftbench_ops::attention::Heads;
+use peftbench_ops::key_values::KeyValues;
 use peftbench_ops::rotary::RotaryTables;
 use peftbench_ops::{DType, Tensor, Var};
 use peftbench_spec::Role;
@@ -37,18 +38,20 @@ impl Attend {
 
     /// q [batch, length, query heads · dim]; k and v [batch, length, key-value heads · dim], rotated where the model rotates.
     pub fn forward(&self, step: &Step<'_>, q: &Var, k: Var, v: Var, cache: Option<&mut Cache>) -> Result<Var> {
-        let (k, v) = match cache.as_ref().and_then(|cache| cache.get(self.layer)) {
-            Some(LayerCache::Attention { keys, values }) => {
-                let join = |before: &Tensor, own: &Var| Tensor::cat(&[before, own.value()], 1).map(Var::constant);
-                (join(keys, &k)?, join(values, &v)?)
-            }
-            _ => self.prefix.forward(step.pass, k, v)?,
-        };
-        if let Some(cache) = cache {
-            cache.put(self.layer, LayerCache::Attention { keys: k.value().clone(), values: v.value().clone() });
+        let tape = step.pass.tape;
+        let mask = |keys: usize| step.mask.as_ref().map(|mask| key_mask(mask, step.padding, keys)).transpose();
+        let mut cache = cache;
+        if let Some(LayerCache::Attention(all)) = cache.as_mut().and_then(|cache| cache.get_mut(self.layer)) {
+            all.append(k.value(), v.value())?;
+            let mask = mask(all.tokens())?;
+            return Ok(tape.cached_attention(q, all, self.heads, mask.as_ref(), self.alibi.as_deref())?);
         }
-        let mask = step.mask.as_ref().map(|mask| key_mask(mask, step.padding, k.dims()[1])).transpose()?;
-        Ok(step.pass.tape.attention(q, &k, &v, self.heads, mask.as_ref(), self.alibi.as_deref())?)
+        let (k, v) = self.prefix.forward(step.pass, k, v)?;
+        if let Some(cache) = cache {
+            cache.put(self.layer, LayerCache::Attention(KeyValues::new(k.value(), v.value())?));
+        }
+        let mask = mask(k.dims()[1])?;
+        Ok(tape.attention(q, &k, &v, self.heads, mask.as_ref(), self.alibi.as_deref())?)
     }
 
     /// Shows the prefix.

@@ -1,10 +1,11 @@
 //! What a model remembers between decoded tokens.
 
 use candle_core::bail;
-use peftbench_ops::{DType, Result, Tensor};
+use peftbench_ops::key_values::KeyValues;
+use peftbench_ops::{DType, Device, Result, Tensor};
 
 /// The state of all layers after `position` tokens.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 pub struct Cache {
     /// Tokens seen, virtual ones included.
     pub position: usize,
@@ -18,15 +19,10 @@ pub struct Cache {
 }
 
 /// The state of one layer.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub enum LayerCache {
-    /// Rotated keys and values so far, [batch, tokens, key-value heads · head_dim] each.
-    Attention {
-        /// Keys.
-        keys: Tensor,
-        /// Values.
-        values: Tensor,
-    },
+    /// Rotated keys and values so far.
+    Attention(KeyValues),
     /// A selective state space.
     Ssm {
         /// Last inputs of the convolution, [batch, taps − 1, inner].
@@ -43,9 +39,9 @@ impl Cache {
     /// # Errors
     /// Where a sequence is outside the batch.
     pub fn select(&self, sequences: &[u32]) -> Result<Self> {
-        let pick = |tensor: &Tensor| tensor.contiguous()?.index_select(&Tensor::new(sequences, tensor.device())?, 0);
-        let layers = self.layers.iter().map(|layer| layer.map(&pick)).collect::<Result<_>>()?;
-        let mask = self.mask.as_ref().map(pick).transpose()?;
+        let indices = |device: &Device| Tensor::new(sequences, device);
+        let layers = self.layers.iter().map(|layer| layer.select(&indices(layer.device())?)).collect::<Result<_>>()?;
+        let mask = self.mask.as_ref().map(|mask| mask.index_select(&indices(mask.device())?, 0)).transpose()?;
         let padding = sequences.iter().filter_map(|&sequence| self.padding.get(sequence as usize).copied()).collect();
         Ok(Self { position: self.position, layers, mask, padding })
     }
@@ -54,25 +50,21 @@ impl Cache {
     ///
     /// # Errors
     /// Where the caches are of different models.
-    pub fn join(caches: &[Self]) -> Result<Self> {
-        let (Some(first), Some(position)) = (caches.first(), caches.iter().map(|cache| cache.position).max()) else {
-            return Ok(Self::default());
-        };
-        if caches.len() == 1 {
-            return Ok(first.clone());
+    pub fn join(mut caches: Vec<Self>) -> Result<Self> {
+        if caches.len() < 2 {
+            return Ok(caches.pop().unwrap_or_default());
         }
-        let layers = (0..first.layers.len()).map(|layer| LayerCache::join(caches, layer, position)).collect::<Result<_>>()?;
+        let position = caches.iter().map(|cache| cache.position).max().unwrap_or(0);
+        let layers = (0..caches[0].layers.len()).map(|layer| LayerCache::join(&caches, layer)).collect::<Result<_>>()?;
         let even = caches.iter().all(|cache| cache.position == position && cache.mask.is_none());
         if even {
             return Ok(Self { position, layers, ..Self::default() });
         }
         let (mut masks, mut padding) = (Vec::new(), Vec::new());
         for cache in caches {
-            let Some(like) = cache.layers.first().map(LayerCache::first_tensor) else {
-                bail!("a cache that has seen no token cannot be joined")
-            };
-            let (batch, more) = (like.dim(0)?, position - cache.position);
-            let own = cache.mask.clone().map_or_else(|| Tensor::ones((batch, cache.position), DType::U8, like.device()), Ok)?;
+            let Some(layer) = cache.layers.first() else { bail!("a cache that has seen no token cannot be joined") };
+            let (batch, more) = (layer.batch(), position - cache.position);
+            let own = cache.mask.clone().map_or_else(|| Tensor::ones((batch, cache.position), DType::U8, layer.device()), Ok)?;
             masks.push(own.pad_with_zeros(1, more, 0)?);
             match cache.padding.is_empty() {
                 true => padding.extend(std::iter::repeat_n(more, batch)),
@@ -87,6 +79,11 @@ impl Cache {
         self.layers.get(layer)
     }
 
+    /// The same, to change it.
+    pub(crate) fn get_mut(&mut self, layer: usize) -> Option<&mut LayerCache> {
+        self.layers.get_mut(layer)
+    }
+
     /// Stores the entry of `layer`; layers come in order.
     pub(crate) fn put(&mut self, layer: usize, entry: LayerCache) {
         match self.layers.get_mut(layer) {
@@ -97,46 +94,47 @@ impl Cache {
 }
 
 impl LayerCache {
-    /// The entry with each of its tensors, all [batch, …], changed.
-    fn map(&self, pick: &impl Fn(&Tensor) -> Result<Tensor>) -> Result<Self> {
+    /// The entry of these sequences, each as often as it is named.
+    fn select(&self, sequences: &Tensor) -> Result<Self> {
+        let pick = |tensor: &Tensor| tensor.contiguous()?.index_select(sequences, 0);
         Ok(match self {
-            Self::Attention { keys, values } => Self::Attention { keys: pick(keys)?, values: pick(values)? },
+            Self::Attention(all) => Self::Attention(all.select(sequences)?),
             Self::Ssm { context, state } => Self::Ssm { context: pick(context)?, state: pick(state)? },
         })
     }
 
-    fn first_tensor(&self) -> &Tensor {
+    fn batch(&self) -> usize {
         match self {
-            Self::Attention { keys, .. } => keys,
-            Self::Ssm { context, .. } => context,
+            Self::Attention(all) => all.batch(),
+            Self::Ssm { context, .. } => context.dims()[0],
         }
     }
 
-    /// The entry of layer `layer` of all the caches, each padded to `position`.
-    fn join(caches: &[Cache], layer: usize, position: usize) -> Result<Self> {
-        let (mut first, mut second, mut grows) = (Vec::new(), Vec::new(), Vec::new());
+    fn device(&self) -> &Device {
+        match self {
+            Self::Attention(all) => all.device(),
+            Self::Ssm { context, .. } => context.device(),
+        }
+    }
+
+    /// The entry of layer `layer` of all the caches; what has seen fewer tokens is padded in front.
+    fn join(caches: &[Cache], layer: usize) -> Result<Self> {
+        let (mut attention, mut contexts, mut states) = (Vec::new(), Vec::new(), Vec::new());
         for cache in caches {
-            let more = position - cache.position;
-            match cache.layers.get(layer) {
-                Some(Self::Attention { keys, values }) => {
-                    first.push(keys.pad_with_zeros(1, more, 0)?);
-                    second.push(values.pad_with_zeros(1, more, 0)?);
-                    grows.push(true);
-                }
+            match cache.get(layer) {
+                Some(Self::Attention(all)) => attention.push(all),
                 Some(Self::Ssm { context, state }) => {
-                    first.push(context.clone());
-                    second.push(state.clone());
-                    grows.push(false);
+                    contexts.push(context);
+                    states.push(state);
                 }
                 None => bail!("the caches have different numbers of layers"),
             }
         }
-        let attention = grows.iter().all(|grows| *grows);
-        if !attention && grows.contains(&true) {
-            bail!("layer {layer} is attention in one cache and a state space in another");
+        match (attention.is_empty(), states.is_empty()) {
+            (false, true) => Ok(Self::Attention(KeyValues::join(&attention)?)),
+            (true, false) => Ok(Self::Ssm { context: Tensor::cat(&contexts, 0)?, state: Tensor::cat(&states, 0)? }),
+            _ => bail!("layer {layer} is attention in one cache and a state space in another"),
         }
-        let (first, second) = (Tensor::cat(&first, 0)?, Tensor::cat(&second, 0)?);
-        Ok(if attention { Self::Attention { keys: first, values: second } } else { Self::Ssm { context: first, state: second } })
     }
 }
 
@@ -150,28 +148,28 @@ mod tests {
         let keys: Vec<f32> = (0..=tokens).map(|i| f32::from(from) + i as f32).collect();
         let keys = Tensor::from_vec(keys, (1, tokens + 1, 1), &host()).unwrap();
         let state = Tensor::full(f32::from(from), (1, 2, 3), &host()).unwrap();
-        let layers = vec![LayerCache::Attention { keys: keys.clone(), values: keys }, LayerCache::Ssm { context: state.clone(), state }];
+        let layers = vec![LayerCache::Attention(KeyValues::new(&keys, &keys).unwrap()), LayerCache::Ssm { context: state.clone(), state }];
         Cache { position: tokens, layers, ..Cache::default() }
     }
 
     fn keys(cache: &Cache) -> Vec<Vec<f32>> {
-        let LayerCache::Attention { keys, .. } = &cache.layers[0] else { panic!("layer 0 is attention") };
-        keys.squeeze(2).unwrap().to_vec2().unwrap()
+        let LayerCache::Attention(all) = &cache.layers[0] else { panic!("layer 0 is attention") };
+        all.keys().unwrap().squeeze(2).unwrap().to_vec2().unwrap()
     }
 
     #[test]
     fn joined_caches_are_padded_in_front() {
-        let joined = Cache::join(&[cache(1, 3), cache(11, 1)]).unwrap();
+        let joined = Cache::join(vec![cache(1, 3), cache(11, 1)]).unwrap();
         assert_eq!(keys(&joined), [[1.0, 2.0, 3.0, 4.0], [0.0, 0.0, 11.0, 12.0]]);
         assert_eq!(joined.mask.as_ref().unwrap().to_vec2::<u8>().unwrap(), [[1, 1, 1], [0, 0, 1]]);
         assert_eq!((joined.position, &joined.padding[..]), (3, &[0, 2][..]));
         let selected = joined.select(&[1, 1, 0]).unwrap();
         assert_eq!(selected.padding, [2, 2, 0]);
         // Joined again: paddings add up.
-        let again = Cache::join(&[selected, cache(21, 4)]).unwrap();
+        let again = Cache::join(vec![selected, cache(21, 4)]).unwrap();
         assert_eq!(again.padding, [3, 3, 1, 0]);
         assert_eq!(again.mask.unwrap().to_vec2::<u8>().unwrap(), [[0, 0, 0, 1], [0, 0, 0, 1], [0, 1, 1, 1], [1, 1, 1, 1]]);
-        let even = Cache::join(&[cache(1, 2), cache(5, 2)]).unwrap();
+        let even = Cache::join(vec![cache(1, 2), cache(5, 2)]).unwrap();
         assert!(even.mask.is_none() && even.padding.is_empty());
     }
 
@@ -179,7 +177,7 @@ mod tests {
     fn caches_of_different_models_are_not_joined() {
         let mut other = cache(1, 2);
         other.layers.swap(0, 1);
-        assert!(Cache::join(&[cache(1, 2), other]).unwrap_err().to_string().contains("layer 0"));
-        assert!(Cache::join(&[cache(1, 2), Cache::default()]).is_err());
+        assert!(Cache::join(vec![cache(1, 2), other]).unwrap_err().to_string().contains("layer 0"));
+        assert!(Cache::join(vec![cache(1, 2), Cache::default()]).is_err());
     }
 }

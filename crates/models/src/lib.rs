@@ -18,6 +18,7 @@ mod builder;
 pub mod cache;
 mod causal_lm;
 pub mod checkpoint;
+pub mod column_weights;
 pub mod config;
 pub mod decoding;
 pub mod error;

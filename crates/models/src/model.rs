@@ -92,7 +92,7 @@ impl dyn Model + '_ {
     pub fn logits(&self, pass: &Pass<'_>, hidden: &Var) -> Result<Var> {
         Ok(match self.head() {
             Head::Linear(slot) => slot.forward(pass, hidden)?,
-            Head::Tied(slot) => pass.tape.linear(hidden, &slot.forward(pass)?, None)?,
+            Head::Tied(slot) => pass.tape.linear(hidden, &slot.weight(pass)?, None)?,
         })
     }
 

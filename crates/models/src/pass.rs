@@ -1,5 +1,6 @@
 //! What a forward pass carries besides its input.
 
+use crate::column_weights::ColumnWeights;
 use peftbench_ops::{Result, Tape, Tensor, Var};
 use peftbench_spec::seed::Stream;
 use rand::Rng;
@@ -19,12 +20,22 @@ pub struct Pass<'a> {
     pub gradient_checkpointing: bool,
     /// Where to leave the residual stream: before the first layer, behind each one, and behind the last norm. Absent where nobody looks.
     pub hidden_states: Option<&'a RefCell<Vec<Var>>>,
+    /// Weights stored for few rows, in passes that decode several sequences and record nothing.
+    pub column_weights: Option<&'a ColumnWeights>,
 }
 
 impl<'a> Pass<'a> {
     /// A pass in evaluation mode.
     pub fn evaluation(tape: &'a Tape) -> Self {
-        Self { tape, mask: None, dropout: None, adapter_scale: None, gradient_checkpointing: false, hidden_states: None }
+        Self {
+            tape,
+            mask: None,
+            dropout: None,
+            adapter_scale: None,
+            gradient_checkpointing: false,
+            hidden_states: None,
+            column_weights: None,
+        }
     }
 
     /// The same pass with a padding mask.

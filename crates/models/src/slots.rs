@@ -60,6 +60,14 @@ impl ParamSlot {
         self.adapters.iter().try_fold(pass.tape.param(&self.param), |value, adapter| adapter.transform(pass, value))
     }
 
+    /// A linear layer's weight [out, in] with what is attached, stored as suits the pass.
+    pub(crate) fn weight(&self, pass: &Pass<'_>) -> Result<Var> {
+        match pass.column_weights {
+            Some(weights) if self.adapters.is_empty() => weights.get(&self.param),
+            _ => self.forward(pass),
+        }
+    }
+
     /// The rows `ids` [..] of a table [rows, width], with what is attached → [.., width].
     pub fn lookup(&self, pass: &Pass<'_>, ids: &Tensor) -> Result<Var> {
         let rows = pass.tape.embedding(&self.forward(pass)?, ids)?;
@@ -194,8 +202,10 @@ impl LinearSlot {
     /// Everything that x [.., in] meets in this layer, but for the output hooks.
     pub fn prepare(&self, pass: &Pass<'_>, x: &Var) -> Result<Prepared> {
         let x = self.adapters.iter().try_fold(x.clone(), |x, adapter| adapter.input(pass, x))?;
-        let weight = self.weight.forward(pass)?;
-        let weight = if self.transposed { pass.tape.transpose(&weight, 0, 1)? } else { weight };
+        let weight = match self.transposed {
+            true => pass.tape.transpose(&self.weight.forward(pass)?, 0, 1)?,
+            false => self.weight.weight(pass)?,
+        };
         let weight = self.adapters.iter().try_fold(weight, |w, adapter| adapter.weight(pass, w))?;
         let bias = self.bias.as_ref().map(|bias| bias.forward(pass)).transpose()?;
         let scale = pass.scale_of(self.info.layer);

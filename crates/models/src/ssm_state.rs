@@ -36,12 +36,16 @@ impl SsmState {
     /// Stores the state behind this pass, and the last of the convolution's `inputs` [batch, length, channels] with those before them.
     pub fn store(&self, cache: &mut Cache, inputs: &Var, context: Option<&Var>, state: Tensor) -> Result<()> {
         let (batch, length, channels) = inputs.value().dims3()?;
-        let before = match context {
-            Some(context) => context.value().clone(),
-            None => Tensor::zeros((batch, self.start.context, channels), inputs.value().dtype(), inputs.value().device())?,
+        let (kept, inputs) = (self.start.context, inputs.value());
+        let context = if length >= kept {
+            inputs.narrow(1, length - kept, kept)?.contiguous()?
+        } else {
+            let before = match context {
+                Some(context) => context.value().narrow(1, length, kept - length)?.contiguous()?,
+                None => Tensor::zeros((batch, kept - length, channels), inputs.dtype(), inputs.device())?,
+            };
+            Tensor::cat(&[&before, &inputs.contiguous()?], 1)?
         };
-        let all = Tensor::cat(&[&before, &inputs.value().contiguous()?], 1)?;
-        let context = all.narrow(1, length, self.start.context)?.contiguous()?;
         cache.put(self.layer, LayerCache::Ssm { context, state });
         Ok(())
     }

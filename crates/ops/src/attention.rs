@@ -6,11 +6,13 @@
 
 use crate::cpu::{Rows, Shared, buffer, is_f32_cpu, unwritten, with_rows};
 use crate::gemm::{Into, Matrix};
+use crate::key_values::KeyValues;
 use crate::parallel;
-use crate::simd::{dispatch, exp_one};
+use crate::simd::{LANES, dispatch, exp_one};
 use crate::small_product::{gathered, small_product};
 use crate::tape::{Tape, Var};
 use candle_core::{D, DType, Device, Result, Tensor};
+use std::borrow::Cow;
 
 /// Query rows handled together; keys above a block's diagonal are never touched.
 const BLOCK: usize = 64;
@@ -32,11 +34,12 @@ impl Tape {
     /// `alibi`, a slope for each query head, slope · position of the key is added to the scores (Press et al., 2022); positions count
     /// from the first key that is no padding.
     pub fn attention(&self, q: &Var, k: &Var, v: &Var, heads: Heads, key_mask: Option<&Tensor>, alibi: Option<&[f32]>) -> Result<Var> {
-        let shape = Shape::new(q.value(), k.value(), heads)?;
+        let (_, keys, width) = k.value().dims3()?;
+        let shape = Shape::new(q.value(), keys, width, heads)?;
         let bias = Bias::new(shape, key_mask, alibi)?;
         let on_kernel = [q, k, v].iter().all(|x| is_f32_cpu(x.value()));
         let output = match on_kernel {
-            true => forward_kernel(q.value(), k.value(), v.value(), shape, &bias)?,
+            true => kernel_over_own(q.value(), k.value(), v.value(), shape, &bias)?,
             false => composed_forward(q.value(), k.value(), v.value(), shape, &bias)?.0,
         };
         let saved = || vec![q.value().clone(), k.value().clone(), v.value().clone()];
@@ -48,6 +51,25 @@ impl Tape {
             };
             Ok(vec![back.needs[0].then_some(to_q), back.needs[1].then_some(to_k), back.needs[2].then_some(to_v)])
         }))
+    }
+
+    /// The same of further tokens over the keys and values of all, theirs being the last: q [batch, length, query · dim]. For inference: no
+    /// gradient flows back.
+    pub fn cached_attention(
+        &self,
+        q: &Var,
+        all: &KeyValues,
+        heads: Heads,
+        key_mask: Option<&Tensor>,
+        alibi: Option<&[f32]>,
+    ) -> Result<Var> {
+        let shape = Shape::new(q.value(), all.tokens(), all.width(), heads)?;
+        let bias = Bias::new(shape, key_mask, alibi)?;
+        let output = match is_f32_cpu(q.value()) && all.is_f32_cpu() {
+            true => kernel_over_cached(q.value(), all, shape, &bias)?,
+            false => composed_forward(q.value(), &all.keys()?, &all.values()?, shape, &bias)?.0,
+        };
+        Ok(Var::constant(output))
     }
 }
 
@@ -61,11 +83,10 @@ struct Shape {
 }
 
 impl Shape {
-    fn new(q: &Tensor, k: &Tensor, heads: Heads) -> Result<Self> {
+    fn new(q: &Tensor, keys: usize, key_width: usize, heads: Heads) -> Result<Self> {
         let (batch, length, width) = q.dims3()?;
-        let (_, keys, key_width) = k.dims3()?;
         if width != heads.query * heads.dim || key_width != heads.key_value * heads.dim || keys < length {
-            candle_core::bail!("attention with {heads:?} does not fit queries {:?} and keys {:?}", q.dims(), k.dims())
+            candle_core::bail!("attention with {heads:?} does not fit queries {:?} and {keys} keys of width {key_width}", q.dims())
         }
         Ok(Self { batch, length, keys, heads, scale: 1.0 / (heads.dim as f64).sqrt() })
     }
@@ -143,48 +164,58 @@ impl Bias {
     }
 }
 
-/// The keys of one head.
+/// The keys of one head, transposed: element (d, key) is `transposed[d * stride + key]`. All blocks of queries multiply by them.
 struct Keys<'a> {
-    /// [keys, dim].
-    rows: Matrix<'a>,
-    /// [dim, keys], which all blocks of queries multiply by; absent where there is one query only.
-    transposed: Option<Vec<f32>>,
+    transposed: Cow<'a, [f32]>,
+    stride: usize,
 }
 
-impl<'a> Keys<'a> {
-    fn new(k: &Rows<'a>, shape: Shape, b: usize, kv_head: usize) -> Self {
+impl Keys<'_> {
+    fn new(k: &Rows<'_>, shape: Shape, b: usize, kv_head: usize) -> Self {
         let rows = shape.keys_of(k, b, kv_head);
-        Self { rows, transposed: (shape.length > 1).then(|| gathered(rows.t(), shape.heads.dim, shape.keys)) }
+        Self { transposed: gathered(rows.t(), shape.heads.dim, shape.keys).into(), stride: shape.keys }
     }
 }
 
-/// Softmax weights of query rows `first..first + rows` of one head into `weights` [rows, keys of the last row].
-#[allow(clippy::too_many_arguments)]
-fn block_weights(
-    q: &Rows<'_>,
-    keys: &Keys<'_>,
-    shape: Shape,
+/// Query rows of one sequence that are handled together: `rows` positions of one head, or one position of `heads` that share their keys.
+#[derive(Clone, Copy)]
+struct Queries {
     b: usize,
     head: usize,
+    heads: usize,
     first: usize,
     rows: usize,
-    bias: &Bias,
-    weights: &mut [f32],
-) {
-    let Heads { dim, .. } = shape.heads;
-    let span = shape.visible(first + rows - 1);
-    let q_data = Matrix::rows(&q.data()[(b * shape.length + first) * q.stride + head * dim..], q.stride);
-    let scale = shape.scale as f32;
-    match &keys.transposed {
-        Some(keys) => small_product(rows, span, dim, q_data, Matrix::rows(keys, shape.keys), scale, weights, span, Into::Overwrite),
-        None => dispatch(
-            #[inline(always)]
-            || scores_of_one(&q_data.data[..dim], keys.rows, scale, &mut weights[..span]),
-        ),
+}
+
+impl Queries {
+    /// Position and head of a row.
+    fn row(&self, i: usize) -> (usize, usize) {
+        (self.first + i / self.heads, self.head + i % self.heads)
     }
-    let (mask, alibi) = (bias.mask(b), bias.alibi(b, head));
-    for (i, row) in weights.chunks_mut(span).take(rows).enumerate() {
-        let seen = shape.visible(first + i);
+
+    /// Keys that the last row sees.
+    fn span(&self, shape: Shape) -> usize {
+        shape.visible(self.row(self.rows - 1).0)
+    }
+
+    /// The rows, [rows, dim].
+    fn matrix<'a>(&self, q: &Rows<'a>, shape: Shape) -> Matrix<'a> {
+        let dim = shape.heads.dim;
+        let start = (self.b * shape.length + self.first) * q.stride + self.head * dim;
+        Matrix::rows(&q.data()[start..], if self.heads == 1 { q.stride } else { dim })
+    }
+}
+
+/// Softmax weights of the queries into `weights`, rows of `stride` elements, which are at least the keys that the last row sees and at most
+/// those that there are rows of keys for.
+fn block_weights(q: &Rows<'_>, keys: &Keys<'_>, shape: Shape, queries: Queries, bias: &Bias, weights: &mut [f32], stride: usize) {
+    let (scale, transposed) = (shape.scale as f32, Matrix::rows(&keys.transposed, keys.stride));
+    let q = queries.matrix(q, shape);
+    small_product(queries.rows, stride, shape.heads.dim, q, transposed, scale, weights, stride, Into::Overwrite);
+    let mask = bias.mask(queries.b);
+    for (i, row) in weights.chunks_mut(stride).take(queries.rows).enumerate() {
+        let (position, head) = queries.row(i);
+        let (seen, alibi) = (shape.visible(position), bias.alibi(queries.b, head));
         dispatch(
             #[inline(always)]
             || {
@@ -194,24 +225,6 @@ fn block_weights(
                 softmax_row(row, seen, mask);
             },
         );
-    }
-}
-
-/// scale · q · k for each row of k: the product with one query, as in decoding, for which transposing the keys would take longer.
-#[inline(always)]
-fn scores_of_one(q: &[f32], k: Matrix<'_>, scale: f32, scores: &mut [f32]) {
-    for (j, score) in scores.iter_mut().enumerate() {
-        *score = scale * crate::norm::dot(q, &k.data[j * k.row_stride..][..q.len()]);
-    }
-}
-
-/// Σ weight · row of v.
-#[inline(always)]
-fn mean_of_one(weights: &[f32], v: Matrix<'_>, mean: &mut [f32]) {
-    mean.fill(0.0);
-    for (j, &weight) in weights.iter().enumerate() {
-        let row = &v.data[j * v.row_stride..][..mean.len()];
-        mean.iter_mut().zip(row).for_each(|(mean, value)| *mean = weight.mul_add(*value, *mean));
     }
 }
 
@@ -234,48 +247,74 @@ fn softmax_row(row: &mut [f32], seen: usize, mask: Option<&[u8]>) {
     row[seen..].fill(0.0);
 }
 
-fn forward_kernel(q: &Tensor, k: &Tensor, v: &Tensor, shape: Shape, bias: &Bias) -> Result<Tensor> {
-    let Heads { query, dim, .. } = shape.heads;
-    let width = query * dim;
+/// Attention over keys and values of the pass itself, [batch, keys, heads · dim].
+fn kernel_over_own(q: &Tensor, k: &Tensor, v: &Tensor, shape: Shape, bias: &Bias) -> Result<Tensor> {
     with_rows(q, |q| {
         with_rows(k, |k| {
             with_rows(v, |v| {
-                #[allow(unsafe_code)]
-                // SAFETY: the tasks below write every head of every row.
-                let mut out = unsafe { unwritten(shape.batch * shape.length * width) };
-                let shared = Shared::new(&mut out);
-                parallel::for_each(shape.batch * query, shape.work(), |task| {
-                    let (b, head) = (task / query, task % query);
-                    #[allow(unsafe_code)]
-                    // SAFETY: products overwrite what is read of them.
-                    let (mut weights, mut block) =
-                        unsafe { (unwritten(BLOCK.min(shape.length) * shape.keys), unwritten(BLOCK.min(shape.length) * dim)) };
-                    let (keys, values) = (Keys::new(k, shape, b, head / shape.group()), shape.keys_of(v, b, head / shape.group()));
-                    for first in (0..shape.length).step_by(BLOCK) {
-                        let rows = BLOCK.min(shape.length - first);
-                        let span = shape.visible(first + rows - 1);
-                        block_weights(q, &keys, shape, b, head, first, rows, bias, &mut weights);
-                        match rows {
-                            1 => dispatch(
-                                #[inline(always)]
-                                || mean_of_one(&weights[..span], values, &mut block[..dim]),
-                            ),
-                            _ => {
-                                small_product(rows, dim, span, Matrix::rows(&weights, span), values, 1.0, &mut block, dim, Into::Overwrite)
-                            }
-                        }
-                        for (i, row) in block.chunks(dim).take(rows).enumerate() {
-                            let at = (b * shape.length + first + i) * width + head * dim;
-                            #[allow(unsafe_code)]
-                            // SAFETY: each task owns the columns of its head.
-                            unsafe { shared.slice(at, dim) }.copy_from_slice(row);
-                        }
-                    }
-                });
-                Tensor::from_vec(out, (shape.batch, shape.length, width), &Device::Cpu)
+                let values = |b, kv_head| shape.keys_of(v, b, kv_head);
+                forward_kernel(q, |b, kv_head| Keys::new(k, shape, b, kv_head), values, shape, bias)
             })
         })
     })
+}
+
+fn kernel_over_cached(q: &Tensor, all: &KeyValues, shape: Shape, bias: &Bias) -> Result<Tensor> {
+    with_rows(q, |q| {
+        all.with_memory(|memory| {
+            let Heads { dim, key_value, .. } = shape.heads;
+            let keys = |b, kv_head| {
+                // Those of the next head, or of the next sequence's first, while these are read.
+                let next = b * key_value + kv_head + 1;
+                memory.prefetch(next / key_value, next % key_value * dim, dim, shape.keys);
+                let keys = memory.keys(b, kv_head * dim);
+                Keys { transposed: keys.data.into(), stride: keys.row_stride }
+            };
+            forward_kernel(q, keys, |b, kv_head| memory.values(b, kv_head * dim), shape, bias)
+        })
+    })
+}
+
+/// `keys` and `values` give those of a sequence's key-value head.
+fn forward_kernel<'a>(
+    q: &Rows<'_>,
+    keys: impl Fn(usize, usize) -> Keys<'a> + Sync + Send,
+    values: impl Fn(usize, usize) -> Matrix<'a> + Sync + Send,
+    shape: Shape,
+    bias: &Bias,
+) -> Result<Tensor> {
+    let Heads { query, dim, .. } = shape.heads;
+    let width = query * dim;
+    // One query a head is little work: those that share their keys go together.
+    let heads = if shape.length == 1 { shape.group() } else { 1 };
+    let tasks = query / heads;
+    #[allow(unsafe_code)]
+    // SAFETY: the tasks below write every head of every row.
+    let mut out = unsafe { unwritten(shape.batch * shape.length * width) };
+    let shared = Shared::new(&mut out);
+    parallel::for_each(shape.batch * tasks, shape.work(), |task| {
+        let (b, head) = (task / tasks, task % tasks * heads);
+        let (keys, values) = (keys(b, head / shape.group()), values(b, head / shape.group()));
+        let most = heads * BLOCK.min(shape.length);
+        #[allow(unsafe_code)]
+        // SAFETY: products overwrite what is read of them.
+        let (mut weights, mut block) = unsafe { (unwritten(most * shape.keys.next_multiple_of(LANES)), unwritten(most * dim)) };
+        for first in (0..shape.length).step_by(BLOCK) {
+            let queries = Queries { b, head, heads, first, rows: heads * BLOCK.min(shape.length - first) };
+            let span = queries.span(shape);
+            // Whole registers, where there are so many columns; what is beyond the span counts for nothing.
+            let stride = span.next_multiple_of(LANES).min(keys.stride);
+            block_weights(q, &keys, shape, queries, bias, &mut weights, stride);
+            small_product(queries.rows, dim, span, Matrix::rows(&weights, stride), values, 1.0, &mut block, dim, Into::Overwrite);
+            for (i, row) in block.chunks(dim).take(queries.rows).enumerate() {
+                let (position, head) = queries.row(i);
+                #[allow(unsafe_code)]
+                // SAFETY: each task owns the columns of its heads.
+                unsafe { shared.slice((b * shape.length + position) * width + head * dim, dim) }.copy_from_slice(row);
+            }
+        }
+    });
+    Tensor::from_vec(out, (shape.batch, shape.length, width), &Device::Cpu)
 }
 
 /// Gradients with respect to q, k and v.
@@ -318,11 +357,10 @@ fn backward_head([grad, q, k, v]: [&Rows<'_>; 4], shape: Shape, b: usize, kv_hea
     for head in kv_head * shape.group()..(kv_head + 1) * shape.group() {
         for first in (0..shape.length).step_by(BLOCK) {
             let rows = BLOCK.min(shape.length - first);
-            let span = shape.visible(first + rows - 1);
-            let at_queries = |rows: &Rows<'_>| (b * shape.length + first) * rows.stride + head * dim;
-            let g_data = Matrix::rows(&grad.data()[at_queries(grad)..], grad.stride);
-            let q_data = Matrix::rows(&q.data()[at_queries(q)..], q.stride);
-            block_weights(q, &keys, shape, b, head, first, rows, bias, &mut weights);
+            let queries = Queries { b, head, heads: 1, first, rows };
+            let span = queries.span(shape);
+            let (g_data, q_data) = (queries.matrix(grad, shape), queries.matrix(q, shape));
+            block_weights(q, &keys, shape, queries, bias, &mut weights, span);
             small_product(span, dim, rows, Matrix::rows(&weights, span).t(), g_data, 1.0, &mut v_sum, dim, Into::Accumulate);
             small_product(rows, span, dim, g_data, Matrix::rows(&values, shape.keys), 1.0, &mut slopes, span, Into::Overwrite);
             for (slope, weight) in slopes.chunks_mut(span).zip(weights.chunks(span)).take(rows) {
@@ -335,7 +373,8 @@ fn backward_head([grad, q, k, v]: [&Rows<'_>; 4], shape: Shape, b: usize, kv_hea
                 );
             }
             let scale = shape.scale as f32;
-            small_product(rows, dim, span, Matrix::rows(&slopes, span), keys.rows, scale, &mut q_block, dim, Into::Overwrite);
+            let k_data = shape.keys_of(k, b, kv_head);
+            small_product(rows, dim, span, Matrix::rows(&slopes, span), k_data, scale, &mut q_block, dim, Into::Overwrite);
             small_product(span, dim, rows, Matrix::rows(&slopes, span).t(), q_data, scale, &mut k_sum, dim, Into::Accumulate);
             for (i, row) in q_block.chunks(dim).take(rows).enumerate() {
                 #[allow(unsafe_code)]

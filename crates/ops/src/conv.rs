@@ -108,6 +108,9 @@ fn group_weights(weight: &[f32], taps: usize, (lo, hi): (usize, usize)) -> [Lane
 fn forward_kernel(values: &[Tensor; 4], shape: Shape) -> Result<Tensor> {
     let (weight, bias) = (values[1].flatten_all()?.to_vec1::<f32>()?, values[2].to_vec1::<f32>()?);
     let groups = shape.width.div_ceil(LANES);
+    // Once for all sequences: with one step each, laying them out takes as long as the sums.
+    let weights: Vec<_> =
+        (0..groups).map(|group| group_weights(&weight, shape.taps, (group * LANES, (group * LANES + LANES).min(shape.width)))).collect();
     #[allow(unsafe_code)]
     // SAFETY: the tasks below write every channel at every time.
     let mut out = unsafe { unwritten(shape.batch * shape.length * shape.width) };
@@ -116,15 +119,16 @@ fn forward_kernel(values: &[Tensor; 4], shape: Shape) -> Result<Tensor> {
     with_rows(&values[0], |x| {
         with_rows(&context, |context| {
             parallel::for_each(shape.batch * groups, shape.batch * shape.length * shape.width, |task| {
-                let at = (task % groups * LANES, (task % groups * LANES + LANES).min(shape.width));
+                let group = task % groups;
+                let at = (group * LANES, (group * LANES + LANES).min(shape.width));
                 let channel = Channel { x, context, shape, b: task / groups, at };
-                let (weights, bias) = (group_weights(&weight, shape.taps, at), load(&bias[at.0..at.1]));
+                let (weights, bias) = (&weights[group], load(&bias[at.0..at.1]));
                 dispatch(
                     #[inline(always)]
                     || {
                         for t in 0..shape.length {
                             x.prefetch(channel.b * shape.length + t + AHEAD, at.0);
-                            let sum = channel.sum(t, &weights, &bias);
+                            let sum = channel.sum(t, weights, &bias);
                             #[allow(unsafe_code)]
                             // SAFETY: each task owns its channels of its batch row.
                             let y = unsafe { shared.slice((channel.b * shape.length + t) * shape.width + at.0, at.1 - at.0) };

@@ -41,23 +41,11 @@ impl<'a> Rows<'a> {
         self.data
     }
 
-    /// Has the processor fetch the line at column `column` of row `i`, which need not exist, into its second-level cache. Kernels that walk down
-    /// a few columns of long rows need it: the processor foresees no step that leaves a page, and in the first-level cache such lines
-    /// push each other out.
+    /// Has the processor fetch the line at column `column` of row `i`, which need not exist. Kernels that walk down a few columns of long rows need
+    /// it: the processor foresees no step that leaves a page, and in the first-level cache such lines push each other out.
     #[inline(always)]
     pub fn prefetch(&self, i: usize, column: usize) {
-        #[cfg(target_arch = "x86_64")]
-        {
-            use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-            let address = self.data.as_ptr().wrapping_add(i.wrapping_mul(self.stride).wrapping_add(column));
-            #[allow(unsafe_code)]
-            // SAFETY: a prefetch is a hint; it reads nothing and faults at no address.
-            unsafe {
-                _mm_prefetch::<_MM_HINT_T1>(address.cast());
-            }
-        }
-        #[cfg(not(target_arch = "x86_64"))]
-        let _ = (i, column);
+        prefetch(self.data.as_ptr().wrapping_add(i.wrapping_mul(self.stride).wrapping_add(column)));
     }
 
     /// Row `i`.
@@ -65,6 +53,22 @@ impl<'a> Rows<'a> {
     pub fn row(&self, i: usize) -> &'a [f32] {
         &self.data[i * self.stride..i * self.stride + self.cols]
     }
+}
+
+/// Has the processor fetch the line at `address`, whatever that is, into its second-level cache.
+#[inline(always)]
+pub(crate) fn prefetch(address: *const f32) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
+        #[allow(unsafe_code)]
+        // SAFETY: a prefetch is a hint; it reads nothing and faults at no address.
+        unsafe {
+            _mm_prefetch::<_MM_HINT_T1>(address.cast());
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
 }
 
 /// Whether the kernels can run on it: f32 on the CPU.

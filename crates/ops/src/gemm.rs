@@ -1,5 +1,8 @@
 //! f32 matrix products on strided CPU memory, with accumulation.
 
+use crate::cpu::unwritten;
+use crate::simd::LANES;
+use crate::small_product::few_rows_product;
 use gemm::Parallelism;
 
 /// A matrix in memory: element (i, j) is `data[i * row_stride + j * col_stride]`.
@@ -37,7 +40,15 @@ pub enum Into {
 /// out[m, n] (rows `out_stride` apart) = or += scale · a[m, k] · b[k, n], on as many threads as rayon has.
 #[allow(clippy::too_many_arguments)]
 pub fn multiply(m: usize, n: usize, k: usize, a: Matrix<'_>, b: Matrix<'_>, scale: f32, out: &mut [f32], out_stride: usize, into: Into) {
+    if is_of_few_rows(m, n, k, a, b) {
+        return few_rows_product(m, n, k, a, b, scale, out, out_stride, into);
+    }
     multiply_on(parallelism(), m, n, k, a, b, scale, out, out_stride, into);
+}
+
+/// Whether a product is one of few rows with a matrix that can be read as it lies: the general product would spend its time on packing.
+fn is_of_few_rows(m: usize, n: usize, k: usize, a: Matrix<'_>, b: Matrix<'_>) -> bool {
+    (2..=128).contains(&m) && n >= LANES && k > 0 && a.col_stride == 1 && b.col_stride == 1
 }
 
 /// scale · a[m, k] · b[k, n] in fresh memory, on as many threads as rayon has.
@@ -45,6 +56,12 @@ pub fn multiply(m: usize, n: usize, k: usize, a: Matrix<'_>, b: Matrix<'_>, scal
 pub(crate) fn product(m: usize, n: usize, k: usize, a: Matrix<'_>, b: Matrix<'_>, scale: f32) -> Vec<f32> {
     if m == 0 || n == 0 || k == 0 {
         return vec![0.0; m * n];
+    }
+    if is_of_few_rows(m, n, k, a, b) {
+        // SAFETY: the product writes all of it.
+        let mut out = unsafe { unwritten(m * n) };
+        few_rows_product(m, n, k, a, b, scale, &mut out, n, Into::Overwrite);
+        return out;
     }
     let mut out = Vec::with_capacity(m * n);
     // SAFETY: the memory is `m * n` floats long and rows lie `n` apart; overwriting reads none of them and writes all.

@@ -37,6 +37,7 @@ mod elementwise;
 pub mod embedding;
 pub mod gemm;
 pub mod inverse;
+pub mod key_values;
 pub mod layer_norm;
 pub mod linear;
 pub mod mapped;

@@ -4,6 +4,7 @@
 //! x and h = x Aᵀ, with x shared among all layers that read it.
 
 use crate::cpu::{is_f32_cpu, with_rows};
+use crate::key_values::by_token;
 use crate::products::{Operand, Product, product, sum_of_products};
 use crate::tape::{Backward, InputGradients, Tape, Var};
 use candle_core::{Result, Tensor};
@@ -141,6 +142,15 @@ impl LowRank {
         let input = self.input.as_ref().unwrap_or(x).value();
         product(Operand::rows(input), Operand::columns(self.a.value()), 1.0)
     }
+}
+
+/// The weight [out, in] as a view of a copy that is stored column by column, for [`Tape::linear`] with few rows: it then reads the weight as it
+/// lies, where a weight that is stored row by row would have to be laid out anew for each product.
+///
+/// # Errors
+/// Where the weight is no matrix.
+pub fn stored_by_columns(weight: &Tensor) -> Result<Tensor> {
+    by_token(&weight.unsqueeze(0)?)?.squeeze(0)?.t()
 }
 
 fn with_last(dims: &[usize], last: usize) -> Vec<usize> {

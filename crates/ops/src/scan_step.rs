@@ -6,7 +6,7 @@
 use crate::cpu::{Rows, Shared, unwritten, with_rows};
 use crate::parallel;
 use crate::scan::{A, B, C, DT, Dims, Forward, H0, SKIP, U, Z};
-use crate::simd::{LANES, LOG2_E, Lanes, dispatch, exp2, lanes, load, sigmoid_one, softplus_one, store};
+use crate::simd::{LANES, LOG2_E, Lanes, dispatch, exp2, lanes, load, sigmoid_one, softplus_one, store, total};
 use candle_core::{Device, Result, Tensor};
 
 /// The inputs as rows, in the order of [`crate::scan`]: one a sequence, but one a channel of A and one a channel of a sequence of the state.
@@ -91,22 +91,26 @@ impl Inputs<'_> {
 /// One channel: after = exp2(rate · a) before + drive · b. Returns c · after.
 #[inline(always)]
 fn advance(a: &[f32], rate: f32, before: &[f32], drive: f32, b: &[f32], c: &[f32], after: &mut [f32]) -> f32 {
+    // A length that the compiler knows makes each of the full groups a register.
+    let full = after.len() / LANES * LANES;
     let mut sums = [0.0; LANES];
-    for (at, after) in after.chunks_mut(LANES).enumerate() {
-        let group = |values: &[f32]| load(&values[at * LANES..(at * LANES + after.len())]);
-        let (a, before, b, c) = (group(a), group(before), group(b), group(c));
-        let decay = exp2(&lanes(|n| rate * a[n]));
-        let h = lanes(|n| decay[n].mul_add(before[n], drive * b[n]));
-        sums = lanes(|n| h[n].mul_add(c[n], sums[n]));
-        store(after, &h);
+    for at in (0..full).step_by(LANES) {
+        let values = [a, before, b, c].map(|values| load(&values[at..at + LANES]));
+        sums = advance_group(values, rate, drive, sums, &mut after[at..at + LANES]);
     }
-    total(&sums)
+    if full < after.len() {
+        let values = [a, before, b, c].map(|values| load(&values[full..after.len()]));
+        sums = advance_group(values, rate, drive, sums, &mut after[full..]);
+    }
+    // In memory: else LLVM splits the group, and all that leads to it, into the pieces that are added up.
+    total(std::hint::black_box(&sums))
 }
 
-/// The sum of a group, by halves.
+/// The same for a group of states; returns `sums` with c · after added.
 #[inline(always)]
-fn total(group: &Lanes) -> f32 {
-    let eight: [f32; 8] = std::array::from_fn(|i| group[i] + group[i + 8]);
-    let four: [f32; 4] = std::array::from_fn(|i| eight[i] + eight[i + 4]);
-    (four[0] + four[2]) + (four[1] + four[3])
+fn advance_group([a, before, b, c]: [Lanes; 4], rate: f32, drive: f32, sums: Lanes, after: &mut [f32]) -> Lanes {
+    let decay = exp2(&lanes(|n| rate * a[n]));
+    let h = lanes(|n| decay[n].mul_add(before[n], drive * b[n]));
+    store(after, &h);
+    lanes(|n| h[n].mul_add(c[n], sums[n]))
 }

@@ -1,11 +1,15 @@
-//! f32 matrix products of small matrices on one thread, for use inside parallel loops.
+//! f32 matrix products of small matrices, and of few rows by a large one.
 //!
-//! A general product packs both operands, which at these sizes (attention heads, chunks of a scan) costs as much as the product itself.
-//! Here the right operand's rows are read as they lie, [`LANES`] columns at a time, and the left one's elements are spread over the lanes.
-//! Every element of the result is one chain of fused multiply-adds over the inner dimension: the tile's size does not show in the bits.
+//! A general product packs both operands, which at these sizes (attention heads, chunks of a scan, the sequences that are decoded together)
+//! costs as much as the product itself. Here the right operand's rows are read as they lie, [`LANES`] columns at a time, and the left one's
+//! elements are spread over the lanes. Every element of the result is one chain of fused multiply-adds over the inner dimension: neither
+//! the tile's size nor the number of rows or threads shows in the bits.
 
+use crate::cpu::Shared;
 use crate::gemm::{Into, Matrix};
+use crate::parallel;
 use crate::simd::{LANES, Lanes, dispatch, lanes, load, store};
+use std::ops::Range;
 
 /// What becomes of a tile of sums.
 #[derive(Clone, Copy)]
@@ -14,7 +18,8 @@ struct Ending {
     into: Into,
 }
 
-/// out[m, n] (rows `out_stride` apart) = or += scale · a[m, k] · b[k, n]. Where b does not lie row by row it is copied first.
+/// out[m, n] (rows `out_stride` apart) = or += scale · a[m, k] · b[k, n], on the calling thread. Where b does not lie row by row, the
+/// columns of one panel are copied at a time: what is copied is in the first-level cache when it is read.
 #[allow(clippy::too_many_arguments)]
 pub(crate) fn small_product(
     m: usize,
@@ -30,16 +35,47 @@ pub(crate) fn small_product(
     if m == 0 || n == 0 {
         return;
     }
-    let reach = |rows: usize, cols: usize, row_stride: usize, col_stride: usize| (rows - 1) * row_stride + (cols - 1) * col_stride;
-    assert!(k == 0 || reach(m, k, a.row_stride, a.col_stride) < a.data.len(), "left operand is too short");
-    assert!(k == 0 || reach(k, n, b.row_stride, b.col_stride) < b.data.len(), "right operand is too short");
+    check(m, n, k, a, b);
     assert!(out_stride >= n && reach(m, n, out_stride, 1) < out.len(), "output is too short");
     let ending = Ending { scale, into };
-    if b.col_stride == 1 {
-        return panels(m, n, k, a, b, ending, out, out_stride);
-    }
-    let copy = gathered(b, k, n);
-    panels(m, n, k, a, Matrix::rows(&copy, n), ending, out, out_stride);
+    let out = Output { values: Shared::new(out), stride: out_stride };
+    panels(m, 0..n, k, a, b, ending, out);
+}
+
+/// The same for few rows of a large product, on as many threads as rayon has.
+#[allow(clippy::too_many_arguments)]
+pub(crate) fn few_rows_product(
+    m: usize,
+    n: usize,
+    k: usize,
+    a: Matrix<'_>,
+    b: Matrix<'_>,
+    scale: f32,
+    out: &mut [f32],
+    out_stride: usize,
+    into: Into,
+) {
+    check(m, n, k, a, b);
+    assert!(out_stride >= n && reach(m, n, out_stride, 1) < out.len(), "output is too short");
+    let ending = Ending { scale, into };
+    let out = Output { values: Shared::new(out), stride: out_stride };
+    parallel::for_each(n.div_ceil(COLUMNS), m * n * k / LANES, |task| {
+        panels(m, task * COLUMNS..n.min((task + 1) * COLUMNS), k, a, b, ending, out);
+    });
+}
+
+/// Columns of a product that one task computes.
+const COLUMNS: usize = 64;
+
+/// Position of a matrix's last element.
+fn reach(rows: usize, cols: usize, row_stride: usize, col_stride: usize) -> usize {
+    (rows - 1) * row_stride + (cols - 1) * col_stride
+}
+
+/// Panics where an operand is too short.
+fn check(m: usize, n: usize, k: usize, a: Matrix<'_>, b: Matrix<'_>) {
+    assert!(k == 0 || reach(m, k, a.row_stride, a.col_stride) < a.data.len(), "left operand is too short");
+    assert!(k == 0 || reach(k, n, b.row_stride, b.col_stride) < b.data.len(), "right operand is too short");
 }
 
 /// A copy of m[rows, cols] that lies row by row: a transpose where m lies column by column.
@@ -74,63 +110,97 @@ fn tall_tiles() -> bool {
     return false;
 }
 
-/// Sixteen or fewer columns of the right operand and of the output.
+/// Where the sums go; tasks write columns of their own.
+#[derive(Clone, Copy)]
+struct Output {
+    values: Shared,
+    stride: usize,
+}
+
+/// Sixteen columns of the right operand, and as many or fewer of the output.
 struct Panel<'a> {
-    b: Matrix<'a>,
+    /// Element (p, l) is `b[p * stride + l]`.
+    b: &'a [f32],
+    stride: usize,
     k: usize,
-    /// First column and number of columns.
+    /// First column of the output, and number of columns.
     at: usize,
     width: usize,
     ending: Ending,
 }
 
-#[allow(clippy::too_many_arguments)]
-fn panels(m: usize, n: usize, k: usize, a: Matrix<'_>, b: Matrix<'_>, ending: Ending, out: &mut [f32], out_stride: usize) {
-    let tall = tall_tiles();
-    dispatch(
-        #[inline(always)]
-        || {
-            for at in (0..n).step_by(LANES) {
-                let panel = Panel { b, k, at, width: LANES.min(n - at), ending };
-                match panel.width {
-                    LANES => panel.rows::<true>(a, m, tall, out, out_stride),
-                    _ => panel.rows::<false>(a, m, tall, out, out_stride),
-                }
+fn panels(m: usize, columns: Range<usize>, k: usize, a: Matrix<'_>, b: Matrix<'_>, ending: Ending, out: Output) {
+    let mut copy = Vec::new();
+    for at in columns.clone().step_by(LANES) {
+        let width = LANES.min(columns.end - at);
+        let (b, stride) = match b.col_stride {
+            1 if width == LANES => (&b.data[at.min(b.data.len())..], b.row_stride),
+            _ => {
+                copy.resize(k * LANES, 0.0);
+                copy_panel(b, at, width, &mut copy);
+                (copy.as_slice(), LANES)
             }
-        },
-    );
+        };
+        let panel = Panel { b, stride, k, at, width, ending };
+        let tall = tall_tiles();
+        dispatch(
+            #[inline(always)]
+            || panel.rows(a, m, tall, out),
+        );
+    }
+}
+
+/// Columns `at..at + width` of b as a panel [k, LANES] that lies row by row. The columns behind them repeat the last.
+fn copy_panel(b: Matrix<'_>, at: usize, width: usize, panel: &mut [f32]) {
+    let k = panel.len() / LANES;
+    if b.row_stride != 1 {
+        for (p, row) in panel.chunks_exact_mut(LANES).enumerate() {
+            row.iter_mut().enumerate().for_each(|(l, value)| *value = b.data[p * b.row_stride + (at + l.min(width - 1)) * b.col_stride]);
+        }
+        return;
+    }
+    let columns: [&[f32]; LANES] = std::array::from_fn(|l| &b.data[(at + l.min(width - 1)) * b.col_stride..][..k]);
+    for (p, row) in panel.chunks_exact_mut(LANES).enumerate() {
+        row.iter_mut().zip(columns).for_each(|(value, column)| *value = column[p]);
+    }
 }
 
 impl Panel<'_> {
-    /// All rows of the output's columns, which are sixteen if `FULL`.
+    /// All rows of the output's columns.
     #[inline(always)]
-    fn rows<const FULL: bool>(&self, a: Matrix<'_>, m: usize, tall: bool, out: &mut [f32], out_stride: usize) {
+    fn rows(&self, a: Matrix<'_>, m: usize, tall: bool, out: Output) {
         let mut i = 0;
         while tall && i + 12 <= m {
-            self.tile::<12, FULL>(a, i, out, out_stride);
+            self.tile::<12>(a, i, out);
             i += 12;
         }
         while !tall && i + 6 <= m {
-            self.tile::<6, FULL>(a, i, out, out_stride);
+            self.tile::<6>(a, i, out);
             i += 6;
         }
         while i + 4 <= m {
-            self.tile::<4, FULL>(a, i, out, out_stride);
+            self.tile::<4>(a, i, out);
             i += 4;
         }
+        while i + 2 <= m {
+            self.tile::<2>(a, i, out);
+            i += 2;
+        }
         while i < m {
-            self.tile::<1, FULL>(a, i, out, out_stride);
+            self.tile::<1>(a, i, out);
             i += 1;
         }
     }
 
     /// Rows i..i + R of the output's columns.
     #[inline(always)]
-    fn tile<const R: usize, const FULL: bool>(&self, a: Matrix<'_>, i: usize, out: &mut [f32], out_stride: usize) {
-        let sums = self.sums::<R, FULL>(a, i);
+    fn tile<const R: usize>(&self, a: Matrix<'_>, i: usize, out: Output) {
+        let sums = self.sums::<R>(a, i);
         let Ending { scale, into } = self.ending;
         for (r, sum) in sums.iter().enumerate() {
-            let target = &mut out[(i + r) * out_stride + self.at..][..if FULL { LANES } else { self.width }];
+            #[allow(unsafe_code)]
+            // SAFETY: each task owns its columns.
+            let target = unsafe { out.values.slice((i + r) * out.stride + self.at, self.width) };
             let scaled = match into {
                 Into::Overwrite => lanes(|l| scale * sum[l]),
                 Into::Accumulate => {
@@ -144,13 +214,12 @@ impl Panel<'_> {
 
     #[allow(unsafe_code)]
     #[inline(always)]
-    fn sums<const R: usize, const FULL: bool>(&self, a: Matrix<'_>, i: usize) -> [Lanes; R] {
+    fn sums<const R: usize>(&self, a: Matrix<'_>, i: usize) -> [Lanes; R] {
         let mut sums = [[0.0; LANES]; R];
         for p in 0..self.k {
-            let start = p * self.b.row_stride + self.at;
-            // SAFETY: `small_product` has asserted that the elements (i + r, p) and (p, at + width − 1) lie inside the operands.
-            let row = unsafe { self.b.data.get_unchecked(start..start + self.width) };
-            let columns = if FULL { load(unsafe { row.get_unchecked(..LANES) }) } else { load(row) };
+            let start = p * self.stride;
+            // SAFETY: `check` has asserted that the elements (i + r, p) of a and those of sixteen columns of b, or of their copy, lie inside.
+            let columns = load(unsafe { self.b.get_unchecked(start..start + LANES) });
             for (r, sum) in sums.iter_mut().enumerate() {
                 // SAFETY: as above.
                 let x = unsafe { *a.data.get_unchecked((i + r) * a.row_stride + p * a.col_stride) };
@@ -179,6 +248,9 @@ mod tests {
             let mut out = before.clone();
             let into = if accumulate { Into::Accumulate } else { Into::Overwrite };
             small_product(m, n, k, left, right, 1.5, &mut out, n + gap, into);
+            let mut same = before.clone();
+            few_rows_product(m, n, k, left, right, 1.5, &mut same, n + gap, into);
+            prop_assert_eq!(&out, &same);
             let at = |x: &Matrix<'_>, i: usize, j: usize| f64::from(x.data[i * x.row_stride + j * x.col_stride]);
             for (i, j) in (0..m).flat_map(|i| (0..n).map(move |j| (i, j))) {
                 let product = 1.5 * (0..k).map(|p| at(&left, i, p) * at(&right, p, j)).sum::<f64>();

@@ -13,6 +13,7 @@ pub use greedy::greedy;
 pub use sampling::{Sampling, sample};
 
 use crate::cache::Cache;
+use crate::column_weights::ColumnWeights;
 use crate::error::{ModelError, Result};
 use crate::model::{Head, Model};
 use crate::pass::Pass;
@@ -38,9 +39,14 @@ impl DecodeLimits {
     }
 }
 
+/// From so many sequences on a batch repays [`ColumnWeights`].
+const FEW: usize = 4;
+
 /// Sequences that are decoded together: what the model remembers of them, and its logits for the next token of each.
 struct Batch<'a> {
     model: &'a dyn Model,
+    /// The model's weights as the batch's steps read them; absent for one of few sequences.
+    weights: Option<ColumnWeights>,
     cache: Cache,
     /// One row a sequence, [vocabulary] each.
     logits: Vec<Vec<f32>>,
@@ -53,6 +59,7 @@ impl<'a> Batch<'a> {
         for (i, prompt) in prompts.iter().enumerate() {
             by_length.entry(prompt.len()).or_default().push(i);
         }
+        let weights = (prompts.len() >= FEW).then(ColumnWeights::default);
         let (mut caches, mut logits) = (Vec::new(), vec![Vec::new(); prompts.len()]);
         for (&length, group) in &by_length {
             if length == 0 {
@@ -60,7 +67,7 @@ impl<'a> Batch<'a> {
             }
             let ids = group.iter().flat_map(|&i| prompts[i].iter().copied()).collect();
             let mut cache = Cache::default();
-            for (&i, row) in group.iter().zip(next_logits(model, &mut cache, ids, group.len())?) {
+            for (&i, row) in group.iter().zip(next_logits(model, weights.as_ref(), &mut cache, ids, group.len())?) {
                 logits[i] = row;
             }
             caches.push(cache);
@@ -69,9 +76,9 @@ impl<'a> Batch<'a> {
         for (row, &i) in by_length.values().flatten().enumerate() {
             rows[i] = row as u32;
         }
-        let cache = Cache::join(&caches)?;
+        let cache = Cache::join(caches)?;
         let in_order = rows.iter().copied().eq(0..rows.len() as u32);
-        Ok(Self { model, cache: if in_order { cache } else { cache.select(&rows)? }, logits })
+        Ok(Self { model, weights, cache: if in_order { cache } else { cache.select(&rows)? }, logits })
     }
 
     /// Goes on with these rows, each as often as it is named, and a further token for each.
@@ -79,20 +86,26 @@ impl<'a> Batch<'a> {
         if !rows.iter().copied().eq(0..self.logits.len() as u32) {
             self.cache = self.cache.select(rows)?;
         }
-        self.logits = next_logits(self.model, &mut self.cache, tokens, rows.len())?;
+        self.logits = next_logits(self.model, self.weights.as_ref(), &mut self.cache, tokens, rows.len())?;
         Ok(())
     }
 }
 
 /// The logits behind the last of `ids`, [batch · length] in a row, for each sequence.
-fn next_logits(model: &dyn Model, cache: &mut Cache, ids: Vec<u32>, batch: usize) -> Result<Vec<Vec<f32>>> {
+fn next_logits(
+    model: &dyn Model,
+    column_weights: Option<&ColumnWeights>,
+    cache: &mut Cache,
+    ids: Vec<u32>,
+    batch: usize,
+) -> Result<Vec<Vec<f32>>> {
     let device = match model.head() {
         Head::Linear(slot) => slot.weight.param.value().device().clone(),
         Head::Tied(slot) => slot.param.value().device().clone(),
     };
     let length = ids.len() / batch;
     let tape = Tape::inference();
-    let pass = Pass::evaluation(&tape);
+    let pass = Pass { column_weights, ..Pass::evaluation(&tape) };
     let hidden = model.forward(&pass, &Tensor::from_vec(ids, (batch, length), &device)?, Some(cache))?;
     let last = Var::constant(hidden.value().narrow(1, length - 1, 1)?.squeeze(1)?);
     let logits = model.logits(&pass, &last)?.value().to_dtype(DType::F32)?.to_vec2::<f32>()?;

@@ -1,0 +1,32 @@
+//! Weights of linear layers, stored for passes with few rows.
+
+use peftbench_ops::linear::stored_by_columns;
+use peftbench_ops::param::ParamKey;
+use peftbench_ops::{Param, Result, Tensor, Var};
+use std::cell::RefCell;
+use std::collections::HashMap;
+
+/// Copies of the weights of linear layers that are stored column by column: a step that decodes a few sequences reads them as they lie, where it
+/// would spend more time on laying out each weight than on multiplying by it. A weight is copied when it is first used.
+#[derive(Default)]
+pub struct ColumnWeights(RefCell<HashMap<ParamKey, Copied>>);
+
+struct Copied {
+    of: Tensor,
+    copy: Tensor,
+}
+
+impl ColumnWeights {
+    /// The parameter's value [out, in], stored so.
+    pub(crate) fn get(&self, param: &Param) -> Result<Var> {
+        let value = param.value();
+        let mut copies = self.0.borrow_mut();
+        let present = copies.get(&param.key()).filter(|copied| copied.of.id() == value.id());
+        if let Some(copied) = present {
+            return Ok(Var::constant(copied.copy.clone()));
+        }
+        let copy = stored_by_columns(&value)?;
+        copies.insert(param.key(), Copied { of: value, copy: copy.clone() });
+        Ok(Var::constant(copy))
+    }
+}
