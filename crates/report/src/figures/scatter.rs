@@ -134,8 +134,9 @@ fn cost_scale(dots: &[Dot<'_>], cost: &Cost<'_>, pixels: (f64, f64)) -> Scale {
     let extents = dots.iter().flat_map(|dot| dot.cost.extent());
     match cost.logarithmic {
         true => {
-            let low = extents.clone().fold(f64::INFINITY, f64::min).max(1.0);
-            let high = extents.fold(1.0, f64::max);
+            let positive = extents.filter(|value| *value > 0.0);
+            let low = positive.clone().fold(f64::INFINITY, f64::min);
+            let high = positive.fold(low, f64::max);
             Scale::logarithmic((low / 1.6, (high * 1.6).max(low * 4.0)), pixels)
         }
         false => Scale::linear(crate::axis::range_of(extents), pixels),
