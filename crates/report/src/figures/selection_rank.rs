@@ -22,9 +22,16 @@ type Choice = BTreeSet<(u64, u64, Option<u64>)>;
 struct Run<'a> {
     row: &'a RunRow,
     place: Place,
-    /// What it was ranked by, as a component; none where the choice was named.
-    ranking: Option<String>,
+    /// What it was ranked by: its name, and with the options that matter to it as a component; none where the choice was named.
+    ranking: Option<(String, String)>,
     choice: Choice,
+}
+
+impl Run<'_> {
+    /// What it was ranked by, with the options in which it differs from its namesakes.
+    fn label<'l>(&'l self, labels: &'l Labels) -> &'l str {
+        self.ranking.as_ref().map_or("", |(_, json)| labels.get(json))
+    }
 }
 
 /// What a ranking achieved on one task and seed.
@@ -49,7 +56,7 @@ impl Figure for SelectionRank {
 
     fn reading(&self) -> &'static str {
         "Every choice of so many channels and states was trained with the same budget. Left: the rank of a ranking's choice among all of them, 1 is the best. \
-         Right: how far its test score is from the best one, where 1 is the distance of the mean choice. Dashed: what a draw gets in expectation."
+         Right: how far its test score is from the best one, where 1 is the distance of the mean choice. Dotted: what a draw gets in expectation."
     }
 
     fn draw(&self, data: &Data) -> Option<Drawing> {
@@ -58,7 +65,7 @@ impl Figure for SelectionRank {
         if achieved.is_empty() {
             return None;
         }
-        let labels = Labels::of(achieved.iter().filter_map(|a| Some(("", a.run.ranking.as_deref()?))));
+        let labels = Labels::of(achieved.iter().filter_map(|a| a.run.ranking.as_ref()).map(|(name, json)| (name.as_str(), json.as_str())));
         let shown: BTreeSet<&str> = achieved.iter().map(|a| a.run.row.group_id.as_str()).collect();
         let cells: Vec<&Cell> = data.trained().filter(|cell| shown.contains(cell.row.group_id.as_str())).collect();
         let mut canvas = Canvas::new(self.title(), &data.subtitle(cells.iter().copied()));
@@ -70,7 +77,7 @@ impl Figure for SelectionRank {
         draw(&mut canvas, &blocks);
         for a in &achieved {
             let (place, row) = (&a.run.place, a.run.row);
-            let ranking = labels.get(a.run.ranking.as_deref().unwrap_or_default()).to_owned();
+            let ranking = a.run.label(&labels).to_owned();
             let numbers = [row.seed.to_string(), a.rank.to_string(), a.choices.to_string(), a.regret.to_string(), field(row.primary_value)];
             csv.push([place.model.clone(), place.task.clone(), place.targets.clone(), ranking].into_iter().chain(numbers).collect());
         }
@@ -82,7 +89,7 @@ impl Figure for SelectionRank {
 fn block<'a>((model, targets, choices): (&str, &str, usize), achieved: &[&Achieved<'_>], labels: &Labels) -> Block<'a> {
     let mut by_ranking: BTreeMap<&str, Vec<&Achieved<'_>>> = BTreeMap::new();
     for a in achieved {
-        by_ranking.entry(labels.get(a.run.ranking.as_deref().unwrap_or_default())).or_default().push(a);
+        by_ranking.entry(a.run.label(labels)).or_default().push(a);
     }
     let mut rankings: Vec<(&str, Vec<&Achieved<'_>>)> = by_ranking.into_iter().collect();
     let mean_rank = |achieved: &[&Achieved<'_>]| mean(&achieved.iter().map(|a| a.rank).collect::<Vec<_>>()).unwrap_or(f64::INFINITY);
@@ -95,7 +102,7 @@ fn block<'a>((model, targets, choices): (&str, &str, usize), achieved: &[&Achiev
             Points::Some(vec![(Look::of(0), Value { center, ends })])
         };
         let cells = rankings.iter().map(points).collect();
-        Column { title, axis: axis.to_owned(), range, reference: Some(Value { center: chance, ends: None }), format: &plain, cells }
+        Column { title, axis: axis.to_owned(), range, reference: None, chance: Some(chance), format: &plain, cells }
     };
     let worst = achieved.iter().map(|a| a.regret).fold(1.0, f64::max).ceil();
     let count = choices as f64;
@@ -120,9 +127,8 @@ fn runs(data: &Data) -> Vec<Run<'_>> {
     data.runs.iter().filter(|row| row.primary_value.is_some()).filter_map(run).collect()
 }
 
-/// What a run of SDT has ranked by, with the options that matter to it, as a component's JSON; none within where it was told its channels, and
-/// none at all where it is no run of SDT.
-fn ranking(row: &RunRow) -> Option<Option<String>> {
+/// What a run of SDT has ranked by, as in [`Run::ranking`]; none at all where it is no run of SDT.
+fn ranking(row: &RunRow) -> Option<Option<(String, String)>> {
     let methods: Json = serde_json::from_str(&row.method_json).ok()?;
     let entries = |value: &Json| value.as_array().cloned().unwrap_or_else(|| vec![value.clone()]);
     let nested = |method: Json| method.get("methods").map_or_else(|| vec![method.clone()], entries);
@@ -131,11 +137,11 @@ fn ranking(row: &RunRow) -> Option<Option<String>> {
     if sdt.get("channels").is_some() {
         return Some(None);
     }
-    let ranking = sdt.get("ranking")?.clone();
+    let name = sdt.get("ranking")?.as_str()?.to_owned();
     let options =
         ["warmup_scope", "warmup_steps", "reset_after_warmup"].into_iter().filter_map(|key| Some((key.to_owned(), sdt.get(key)?.clone())));
-    let component: Map<String, Json> = [("type".to_owned(), ranking)].into_iter().chain(options).collect();
-    Some(Some(Json::Object(component).to_string()))
+    let component: Map<String, Json> = [("type".to_owned(), name.clone().into())].into_iter().chain(options).collect();
+    Some(Some((name, Json::Object(component).to_string())))
 }
 
 /// Ranks every choice that a ranking made among those that were named with the same task, seed, and all else.
