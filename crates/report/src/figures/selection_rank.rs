@@ -2,6 +2,7 @@
 
 use super::dots::{Block, Column, Points, RowLabel, draw, plain};
 use super::{Drawing, Figure, Value};
+use crate::axis::range_of;
 use crate::canvas::Canvas;
 use crate::csv_text::{CsvText, field};
 use crate::data::{Cell, Data, Place};
@@ -94,24 +95,28 @@ fn block<'a>((model, targets, choices): (&str, &str, usize), achieved: &[&Achiev
     let mut rankings: Vec<(&str, Vec<&Achieved<'_>>)> = by_ranking.into_iter().collect();
     let mean_rank = |achieved: &[&Achieved<'_>]| mean(&achieved.iter().map(|a| a.rank).collect::<Vec<_>>()).unwrap_or(f64::INFINITY);
     rankings.sort_by(|a, b| mean_rank(&a.1).total_cmp(&mean_rank(&b.1)));
-    let column = |title: String, axis: &str, range: (f64, f64), chance: f64, read: &dyn Fn(&Achieved<'_>) -> f64| {
-        let points = |(_, achieved): &(&str, Vec<&Achieved<'_>>)| {
-            let values: Vec<f64> = achieved.iter().map(|a| read(a)).collect();
-            let ends = t_interval(&values).map(|interval| (interval.low.max(range.0), interval.high.min(range.1)));
-            let center = mean(&values).unwrap_or(f64::NAN);
-            Points::Some(vec![(Look::of(0), Value { center, ends })])
-        };
-        let cells = rankings.iter().map(points).collect();
+    let values = |read: &dyn Fn(&Achieved<'_>) -> f64| -> Vec<Value> {
+        rankings.iter().map(|(_, achieved)| over_tasks(&achieved.iter().map(|a| read(a)).collect::<Vec<_>>())).collect()
+    };
+    let column = |title: String, axis: &str, range: (f64, f64), chance: f64, values: &[Value]| {
+        let cut = |value: &Value| Value { ends: value.ends.map(|(low, high)| (low.max(range.0), high.min(range.1))), ..*value };
+        let cells = values.iter().map(|value| Points::Some(vec![(Look::of(0), cut(value))])).collect();
         Column { title, axis: axis.to_owned(), range, reference: None, chance: Some(chance), format: &plain, cells }
     };
-    let worst = achieved.iter().map(|a| a.regret).fold(1.0, f64::max).ceil();
+    let (ranks, regrets) = (values(&|a| a.rank), values(&|a| a.regret));
+    let most = range_of(regrets.iter().flat_map(Value::extent).chain([0.0, 1.0])).1;
     let count = choices as f64;
     let columns = vec![
-        column(format!("Rank among {choices} choices"), "rank (1 is the best)", (1.0, count), (1.0 + count) / 2.0, &|a| a.rank),
-        column("Distance from the best".to_owned(), "distance (mean choice: 1)", (0.0, worst), 1.0, &|a| a.regret),
+        column(format!("Rank among {choices} choices"), "rank (1 is the best)", (1.0, count), (1.0 + count) / 2.0, &ranks),
+        column("Distance from the best".to_owned(), "distance (mean choice: 1)", (0.0, most), 1.0, &regrets),
     ];
     let rows = rankings.iter().map(|(label, _)| RowLabel { group: String::new(), look: None, label: (*label).to_owned() }).collect();
     Block { title: format!("{model} on {targets}"), rows, columns }
+}
+
+/// The mean, with its t interval.
+fn over_tasks(values: &[f64]) -> Value {
+    Value { center: mean(values).unwrap_or(f64::NAN), ends: t_interval(values).map(|interval| (interval.low, interval.high)) }
 }
 
 /// Runs of SDT with their choices.
