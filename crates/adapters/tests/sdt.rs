@@ -120,6 +120,31 @@ fn exactly_the_chosen_scalars_change_and_no_other_of_the_model() {
 }
 
 #[test]
+fn channels_and_states_that_are_named_train_without_a_warm_up() {
+    for name in ["mamba", "jamba"] {
+        let method = sdt(json!({"channels": [1, 4], "states": [[0, 2], [1, 3]]}));
+        assert_eq!(built(&method).stages().len(), 1, "{name}");
+        let attachment = attach_stage(&mut *base(name), &method, 0, &Carried::new()).unwrap();
+        let expected: BTreeSet<(usize, Option<usize>)> = [(1, 0), (1, 2), (4, 1), (4, 3)].map(|(c, s)| (c, Some(s))).into();
+        let found = chosen(&attachment.selected, true);
+        assert!(!found.is_empty() && found.values().all(|pairs| *pairs == expected), "{name}: {found:?}");
+        let beyond = attach_stage(&mut *base(name), &sdt(json!({"channels": [100_000]})), 0, &Carried::new()).err().unwrap().to_string();
+        assert!(beyond.starts_with("`channels`: 100000 is out of range"), "{beyond}");
+    }
+    // A draw needs no warm-up either, and is another with another seed.
+    let draw = |seed: u64| {
+        let method = built(&sdt(json!({"ranking": "random"})));
+        let mut model = base("mamba");
+        let chosen_slots = choose(&mut *model, "sdt", &*method, &TargetExpr::default(), &LayerSelection::All, seed).unwrap();
+        let (carried, mut init) = (Carried::new(), seed::stream(seed, "init"));
+        let context = &mut AttachContext { chosen: &chosen_slots, stage: 0, carried: &carried, init: &mut init, loading: false };
+        chosen(&method.attach(&mut *model, context).unwrap().selected, true)
+    };
+    assert_eq!(draw(0), draw(0));
+    assert_ne!(draw(0), draw(1));
+}
+
+#[test]
 fn the_channels_and_states_that_the_warm_up_moved_most_train() {
     for name in BASES {
         let method = sdt(json!({"channel_freeze_ratio": 0.8, "state_freeze_ratio": 0.75}));

@@ -10,6 +10,7 @@ mod compare;
 mod event_log;
 mod exit;
 mod interrupt;
+mod layer_importance;
 mod machine;
 mod model_files;
 mod one_run;

@@ -1,6 +1,7 @@
 //! What the plan asks of the crates that know models, tasks and methods.
 
 use crate::exit::{Exit, Problem};
+use crate::layer_importance;
 use peftbench_runner::{Environment, Planner, RunError};
 use peftbench_spec::canonical::canonical_json;
 use peftbench_spec::event::FailureKind;
@@ -9,19 +10,22 @@ use peftbench_spec::{RunSpec, SpecError};
 use peftbench_sweep::{Estimate, PlanError, Resolver};
 use std::cell::RefCell;
 use std::collections::HashMap;
+use std::path::PathBuf;
 
 /// Answers from the runner, each asked for once.
 pub struct RunnerResolver {
     planner: Planner,
+    /// Where runs are that layers are chosen by.
+    results: PathBuf,
     /// Whether planning ended because a model or a dataset is missing.
     missing: RefCell<bool>,
     estimates: RefCell<HashMap<String, Estimate>>,
 }
 
 impl RunnerResolver {
-    /// Answers for runs that read from `environment`.
-    pub fn new(environment: Environment) -> Self {
-        Self { planner: Planner::new(environment), missing: RefCell::default(), estimates: RefCell::default() }
+    /// Answers for runs that read from `environment`, and may choose layers by the runs below `results`.
+    pub fn new(environment: Environment, results: PathBuf) -> Self {
+        Self { planner: Planner::new(environment), results, missing: RefCell::default(), estimates: RefCell::default() }
     }
 
     /// The error that ended planning, with the exit code of what was wrong. A plan knows only errors of the spec: an input that is missing
@@ -52,7 +56,8 @@ impl RunnerResolver {
 
 impl Resolver for RunnerResolver {
     fn resolve(&self, spec: &RunSpec) -> Result<RunSpec, SpecError> {
-        peftbench_runner::resolve(spec, self.planner.environment()).map_err(|error| self.to_spec_error(error))
+        let spec = layer_importance::resolve(spec, &self.results)?;
+        peftbench_runner::resolve(&spec, self.planner.environment()).map_err(|error| self.to_spec_error(error))
     }
 
     fn estimate(&self, spec: &RunSpec) -> Result<Estimate, SpecError> {

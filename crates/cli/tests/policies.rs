@@ -7,6 +7,7 @@ mod common;
 use common::{Playground, Result};
 use peftbench_results::rows::LayerRow;
 use peftbench_results::{events::RunEvents, tables};
+use peftbench_spec::Manifest;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
@@ -101,4 +102,46 @@ fn what_a_models_layers_do_not_allow_is_said_at_planning() {
         let ran = playground.expect(3, &["plan", "s.toml"]);
         assert!(ran.error().contains(expected) && ran.error().contains("policy"), "{}", ran.stderr);
     }
+}
+
+#[test]
+fn layers_are_chosen_by_the_importance_that_another_run_has_found() {
+    let playground = Playground::new();
+    let [greedy, plain] = runs(&playground, &[r#"{ type = "greedy", probe_batch_size = 4 }"#, r#""static""#]).try_into().unwrap();
+    let id = |folder: &Path| folder.file_name().unwrap().to_str().unwrap().to_owned();
+    let rows = tables::read_layers(&playground.path("results/s")).unwrap();
+    let importance = |layer: u64| rows.iter().find(|row| row.run_id == id(&greedy) && row.layer == layer).unwrap().importance.unwrap();
+    let (best, worst) = if importance(0) > importance(1) { (0, 1) } else { (1, 0) };
+
+    // On the run's own layers, and on those of an entry of a method that is put together.
+    let (top, bottom) = (format!("importance:{}:top:1", &id(&greedy)[..8]), format!("importance:s/{}:bottom:50%", id(&greedy)));
+    playground.sweep_file("t", &format!("method = {{ type = \"lora\", r = 2 }}\nlayers = \"{top}\""));
+    let entries = format!(
+        r#"[{{ type = "lora", r = 2, targets = ["q_proj"], layers = "{top}" }}, {{ type = "ia3", targets = ["v_proj"], layers = "{bottom}" }}]"#
+    );
+    playground.sweep_file("u", &format!("method = {{ type = \"combined\", methods = {entries} }}"));
+    for file in ["t.toml", "u.toml"] {
+        playground.expect(0, &["sweep", file, "--no-report"]);
+    }
+    let run = playground.only_run("results", "t");
+    let manifest = Manifest::read(&run.join("manifest.toml")).unwrap();
+    assert_eq!(manifest.spec.layers.to_string(), best.to_string());
+    let combined = Manifest::read(&playground.only_run("results", "u").join("manifest.toml")).unwrap();
+    let layers: Vec<_> = combined.spec.method[0].options["methods"].as_array().unwrap().iter().map(|entry| &entry["layers"]).collect();
+    assert_eq!(layers, [&best.to_string(), &worst.to_string()]);
+    // It is the run that names these layers, and needs no other to be made again.
+    playground.sweep_file("v", &format!("method = {{ type = \"lora\", r = 2 }}\nlayers = \"{best}\""));
+    playground.expect(0, &["sweep", "v.toml", "--no-report"]);
+    assert_eq!(playground.only_run("results", "v").file_name(), run.file_name());
+
+    // What cannot be chosen by is said when the sweep is planned.
+    let refused = |layers: &str, expected: &str| {
+        let ran = playground.expect(3, &["plan", "t.toml", "--set", &format!("layers={layers}")]);
+        assert!(ran.error().contains(layers) && ran.error().contains(expected), "{}", ran.stderr);
+    };
+    refused(&top.replace("top:1", "top:3"), "asks for more layers than the 2 to which the run gave an importance");
+    refused(&format!("importance:s/{}:top:1", id(&plain)), "gave its layers no importance; take a run with the policy `ist`");
+    std::fs::remove_dir_all(playground.path("results/s")).unwrap();
+    refused(&top, "no run `");
+    playground.expect(0, &["rerun", &format!("t/{}", id(&run)), "--check"]);
 }

@@ -108,6 +108,12 @@ pub fn short_count(value: f64) -> String {
     format!("{text}{suffix}")
 }
 
+/// A number above 0 with as many decimals as its size needs: `50`, `0.2`, `0.05`.
+pub fn significant(value: f64) -> String {
+    let places = (-value.max(f64::MIN_POSITIVE).log10().floor()).clamp(0.0, 6.0) as usize;
+    format!("{value:.places$}")
+}
+
 /// Bytes in MiB.
 pub fn mebibytes(bytes: u64) -> f64 {
     bytes as f64 / 1_048_576.0
@@ -135,6 +141,7 @@ mod tests {
             (decimals(0.6000000000000001, 0.2), decimals(-0.0, 0.2), decimals(20.0, 10.0)),
             ("0.6".into(), "0.0".into(), "20".into())
         );
+        assert_eq!([50.0, 1.0, 0.2, 0.05].map(significant), ["50", "1", "0.2", "0.05"]);
     }
 
     #[test]

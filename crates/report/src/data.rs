@@ -216,18 +216,21 @@ impl Data {
     pub fn subtitle<'a>(&self, cells: impl Iterator<Item = &'a Cell> + Clone) -> String {
         let list = |read: &dyn Fn(&Cell) -> String| {
             let values: BTreeSet<String> = cells.clone().map(read).collect();
-            values.into_iter().collect::<Vec<_>>().join(", ")
+            values.into_iter().collect::<Vec<_>>()
         };
+        // A dozen tasks are told apart in the figure itself.
+        let few = |values: Vec<String>, noun| if values.len() > 6 { counted(values.len(), noun) } else { values.join(", ") };
         let range = |read: &dyn Fn(&AggregateRow) -> Option<u64>| span(cells.clone().filter_map(|cell| read(&cell.row)));
         let seeds: BTreeSet<u64> = cells.clone().flat_map(|cell| cell.row.seeds.split(',')).filter_map(|s| s.parse().ok()).collect();
         let seeds: Vec<String> = seeds.iter().map(u64::to_string).collect();
         let device = list(&|cell| {
             let device = cell.row.device.as_deref().unwrap_or("unknown device");
             cell.row.threads.map_or_else(|| device.to_owned(), |threads| format!("{device} with {}", counted(threads, "thread")))
-        });
+        })
+        .join(", ");
         let mut parts = vec![
-            list(&|cell| cell.place.model.clone()),
-            list(&|cell| cell.place.task.clone()),
+            few(list(&|cell| cell.place.model.clone()), "model"),
+            few(list(&|cell| cell.place.task.clone()), "task"),
             format!("{} train / {} test examples", range(&|r| r.train_samples), range(&|r| r.test_samples)),
             format!("{}, {}", counted(range(&|r| Some(r.epochs)), "epoch"), counted(range(&|r| r.total_steps), "step")),
             format!("{} {}", if seeds.len() == 1 { "seed" } else { "seeds" }, seeds.join(", ")),

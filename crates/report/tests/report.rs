@@ -13,12 +13,15 @@ use peftbench_results::collect;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use synthetic::{Size, write_sweep};
+use synthetic::{Size, write_choices, write_sweep};
 
 fn sweep(size: &Size) -> (tempfile::TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("synthetic");
     write_sweep(&path, size);
+    if size.models > 0 {
+        write_choices(&path, size);
+    }
     (folder, path)
 }
 
@@ -126,6 +129,22 @@ fn no_text_of_any_figure_overlaps_another_or_leaves_the_picture() {
             }
         }
     }
+}
+
+#[test]
+fn a_choice_has_the_rank_that_its_score_has_among_all() {
+    let (_folder, path) = sweep(&Size::SMALL);
+    write_report(&path, &ReportOptions { only: Some("selection-rank".to_owned()) }).unwrap();
+    let text = fs::read_to_string(path.join("figures/selection-rank.csv")).unwrap();
+    let ranks = |ranking: &str| -> Vec<&str> {
+        let rows = text.lines().filter(|line| line.contains(ranking));
+        rows.map(|line| line.split(',').nth(5).unwrap()).collect()
+    };
+    // One took the last of the four channels, which is the best; the other the first with one seed, and the second with another.
+    let mut second = ranks("magnitude");
+    second.sort_unstable();
+    assert_eq!((ranks("delta_a_log"), second), (vec!["1", "1"], vec!["3", "4"]), "{text}");
+    assert!(text.lines().skip(1).all(|line| line.split(',').nth(6) == Some("4")), "{text}");
 }
 
 /// Writes two sweeps for a person to look at, a whole paper's worth and the smallest with one seed:

@@ -1,11 +1,13 @@
 //! The layer language: which layers a method attaches to.
 //!
-//! `all` · `0,3,8-11` · `first:25%` · `last:4` · `even:8` (evenly spaced, first and last included) · `random:8` (drawn from the run's seed).
+//! `all` · `0,3,8-11` · `first:25%` · `last:4` · `even:8` (evenly spaced, first and last included) · `random:8` (drawn from the run's seed) ·
+//! `importance:RUN:top:8`, `importance:RUN:bottom:25%` (by the importance that the policy of another run gave to the layers).
 
 use crate::error::{Result, SpecError};
 use crate::seed;
 use rand::seq::index;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
 
@@ -25,6 +27,80 @@ pub enum LayerSelection {
     Even(Amount),
     /// Layers drawn without replacement from the run's stream `layers`.
     Random(Amount),
+    /// The layers that were most or least important at the end of another run. Only who knows the results can say which these are:
+    /// planning replaces it by their [`Indices`](Self::Indices), so that a run depends on no other.
+    Importance(Ranked),
+}
+
+/// Layers by their place in the order that a run has put them in.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ranked {
+    /// The run, as on the command line: the beginning of its id, or `SWEEP/ID`.
+    pub run: String,
+    /// Which end of the order.
+    pub end: End,
+    /// How many layers.
+    pub amount: Amount,
+}
+
+/// An end of the order of layers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// The most important layers.
+    Top,
+    /// The least important ones.
+    Bottom,
+}
+
+impl Ranked {
+    /// The layers at the end of the order that is asked for, ascending; `importance` is that of each layer, high for layers that matter.
+    /// Of two alike the lower layer comes first.
+    pub fn choose(&self, importance: &BTreeMap<usize, f64>) -> Result<Vec<usize>> {
+        let count = self.amount.of(importance.len()).map_err(|_| {
+            let problem = format!("`{self}` asks for more layers than the {} to which the run gave an importance", importance.len());
+            SpecError::at("layers", problem)
+        })?;
+        let mut order: Vec<(usize, f64)> = importance.iter().map(|(layer, value)| (*layer, *value)).collect();
+        match self.end {
+            End::Top => order.sort_by(|a, b| b.1.total_cmp(&a.1)),
+            End::Bottom => order.sort_by(|a, b| a.1.total_cmp(&b.1)),
+        }
+        let mut layers: Vec<usize> = order[..count].iter().map(|(layer, _)| *layer).collect();
+        layers.sort_unstable();
+        Ok(layers)
+    }
+}
+
+impl FromStr for Ranked {
+    type Err = SpecError;
+
+    /// `RUN:top:8`, `RUN:bottom:25%`.
+    fn from_str(text: &str) -> Result<Self> {
+        let malformed = || {
+            let problem = format!("expected `importance:RUN:top:8` or `importance:RUN:bottom:25%`, found `importance:{text}`");
+            SpecError::at("layers", problem)
+        };
+        let [run, end, amount] = text.split(':').collect::<Vec<_>>().try_into().map_err(|_| malformed())?;
+        let end = match end {
+            "top" => End::Top,
+            "bottom" => End::Bottom,
+            _ => return Err(malformed()),
+        };
+        if run.is_empty() {
+            return Err(malformed());
+        }
+        Ok(Self { run: run.to_owned(), end, amount: amount.parse()? })
+    }
+}
+
+impl fmt::Display for Ranked {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let end = match self.end {
+            End::Top => "top",
+            End::Bottom => "bottom",
+        };
+        write!(f, "importance:{}:{end}:{}", self.run, self.amount)
+    }
 }
 
 /// How many layers: a count, or a percentage of the model's.
@@ -61,6 +137,10 @@ impl LayerSelection {
                 layers.sort_unstable();
                 layers
             }
+            Self::Importance(ranked) => {
+                let problem = format!("`{ranked}` needs the results folder: it is for the runs of `peftbench sweep`, `plan` and `run`");
+                return Err(SpecError::at("layers", problem));
+            }
         };
         Ok(layers)
     }
@@ -91,6 +171,7 @@ impl FromStr for LayerSelection {
             Some(("last", amount)) => Ok(Self::Last(amount.parse()?)),
             Some(("even", amount)) => Ok(Self::Even(amount.parse()?)),
             Some(("random", amount)) => Ok(Self::Random(amount.parse()?)),
+            Some(("importance", ranked)) => Ok(Self::Importance(ranked.parse()?)),
             Some(_) => Err(malformed(text)),
             None => indices(text).map(Self::Indices),
         }
@@ -132,7 +213,8 @@ fn malformed(text: &str) -> SpecError {
     SpecError::at(
         "layers",
         format!(
-            "expected `all`, indices such as `0,3,8-11`, or `first:`, `last:`, `even:`, `random:` with a count or a percentage, found `{text}`"
+            "expected `all`, indices such as `0,3,8-11`, `first:`, `last:`, `even:`, `random:` with a count or a percentage, or \
+             `importance:RUN:top:8`, found `{text}`"
         ),
     )
 }
@@ -146,6 +228,7 @@ impl fmt::Display for LayerSelection {
             Self::Last(amount) => write!(f, "last:{amount}"),
             Self::Even(amount) => write!(f, "even:{amount}"),
             Self::Random(amount) => write!(f, "random:{amount}"),
+            Self::Importance(ranked) => write!(f, "{ranked}"),
         }
     }
 }
@@ -223,6 +306,35 @@ mod tests {
         for text in ["", "first", "first:0", "first:120%", "middle:2", "3-1", "a"] {
             assert!(text.parse::<LayerSelection>().is_err(), "{text}");
         }
+    }
+
+    #[test]
+    fn layers_are_chosen_by_the_importance_of_a_run() {
+        let ranked = |text: &str| match text.parse::<LayerSelection>().unwrap() {
+            LayerSelection::Importance(ranked) => ranked,
+            other => panic!("{other}"),
+        };
+        let importance = [(0, 0.5), (1, -1.0), (2, 0.5), (3, 2.0)].into();
+        let choose = |text: &str| ranked(text).choose(&importance);
+        assert_eq!(choose("importance:3fa9:top:2").unwrap(), [0, 3]);
+        assert_eq!(choose("importance:s/3fa9:bottom:50%").unwrap(), [0, 1]);
+        assert_eq!(choose("importance:3fa9:top:4").unwrap(), [0, 1, 2, 3]);
+        let problem = choose("importance:3fa9:top:5").unwrap_err().to_string();
+        assert_eq!(problem, "`layers`: `importance:3fa9:top:5` asks for more layers than the 4 to which the run gave an importance");
+        for text in ["importance:3fa9:top:2", "importance:s/3fa9:bottom:50%"] {
+            assert_eq!(text.parse::<LayerSelection>().unwrap().to_string(), text);
+        }
+        for text in [
+            "importance",
+            "importance:3fa9",
+            "importance:3fa9:top",
+            "importance::top:2",
+            "importance:3fa9:middle:2",
+            "importance:3fa9:top:0",
+        ] {
+            assert!(text.parse::<LayerSelection>().is_err(), "{text}");
+        }
+        assert!(resolve("importance:3fa9:top:2", 8).unwrap_err().to_string().contains("needs the results folder"));
     }
 
     proptest! {

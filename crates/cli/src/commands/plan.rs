@@ -27,7 +27,7 @@ pub struct Plan {
 pub fn run(verb: &Plan) -> anyhow::Result<Exit> {
     let sweep = verb.spec.read()?;
     let store = Store::open(&verb.results.results, &sweep.name)?;
-    let resolver = RunnerResolver::new(verb.inputs.environment(verb.workers.threads()));
+    let resolver = RunnerResolver::new(verb.inputs.environment(verb.workers.threads()), verb.results.results.clone());
     let plan = peftbench_sweep::plan(&sweep, &store, &resolver).map_err(|error| resolver.explain(error))?;
     if verb.json {
         output::print(&format!("{}\n", serde_json::to_string_pretty(&plan.rows()?)?))?;

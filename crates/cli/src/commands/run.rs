@@ -47,7 +47,7 @@ pub fn run(verb: &Run) -> anyhow::Result<Exit> {
         sweep.set(&format!("init_adapter=\"{}\"", init_adapter::hash(folder)?))?;
         environment.adapters.push(folder.clone());
     }
-    let resolver = RunnerResolver::new(environment.clone());
+    let resolver = RunnerResolver::new(environment.clone(), verb.results.results.clone());
     // A look before anything is written: a sweep of many runs is not for this verb.
     let plan = peftbench_sweep::plan(&sweep, &store, &resolver).map_err(|error| resolver.explain(error))?;
     if plan.runs.len() != 1 {

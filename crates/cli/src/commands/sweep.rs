@@ -58,7 +58,7 @@ pub fn run(verb: &Sweep) -> anyhow::Result<Exit> {
     let sweep = verb.spec.read()?;
     let store = Store::open(&verb.results.results, &sweep.name)?;
     let environment = verb.inputs.environment(verb.workers.threads());
-    let resolver = RunnerResolver::new(environment.clone());
+    let resolver = RunnerResolver::new(environment.clone(), verb.results.results.clone());
     let mut claim = prepare(&sweep, &store, &resolver).map_err(|error| resolver.explain(error))?;
     let rows: Vec<_> = claim.plan.rows()?.iter().map(serde_json::to_value).collect::<Result<_, _>>()?;
     write_plan(&rows, &store.folder().join("plan.parquet"))?;

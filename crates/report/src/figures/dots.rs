@@ -59,7 +59,9 @@ pub(super) fn plain(value: f64, step: f64) -> String {
 /// Draws the blocks one below the other.
 pub(super) fn draw(canvas: &mut Canvas, blocks: &[Block<'_>]) {
     let groups = blocks.iter().flat_map(|b| &b.rows).map(|row| fonts::width(&row.group, SMALL, true) + 20.0).fold(0.0, f64::max).min(260.0);
-    let labels = blocks.iter().flat_map(|b| &b.rows).map(|row| fonts::width(&row.label, SMALL, false)).fold(0.0, f64::max).min(300.0);
+    // As wide as they need to be, while there is room for two panels.
+    let widest = (WIDTH - 2.0 * MARGIN - groups - 2.0 * (NARROWEST + GAP)).max(300.0);
+    let labels = blocks.iter().flat_map(|b| &b.rows).map(|row| fonts::width(&row.label, SMALL, false)).fold(0.0, f64::max).min(widest);
     let left = MARGIN + groups + labels + if groups > 0.0 { 24.0 } else { 12.0 };
     let room = WIDTH - MARGIN - left;
     let most = ((room + GAP) / (NARROWEST + GAP)).floor().max(1.0) as usize;

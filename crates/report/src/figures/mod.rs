@@ -11,6 +11,8 @@ mod layers;
 mod memory;
 mod parameters;
 mod scatter;
+mod selection_rank;
+mod share;
 mod throughput;
 
 use crate::csv_text::CsvText;
@@ -42,15 +44,17 @@ pub struct Drawing {
 }
 
 /// Every figure, in the order of the page.
-pub const FIGURES: [fn() -> Box<dyn Figure>; 10] = [
+pub const FIGURES: [fn() -> Box<dyn Figure>; 12] = [
     || Box::new(accuracy::Accuracy),
     || Box::new(memory::Memory),
     || Box::new(parameters::Parameters),
+    || Box::new(share::Share),
     || Box::new(throughput::Throughput),
     || Box::new(layers::Layers),
     || Box::new(layer_activity::LayerActivity),
     || Box::new(importance::Importance),
     || Box::new(dimensions::Dimensions),
+    || Box::new(selection_rank::SelectionRank),
     || Box::new(curves::TrainingLoss),
     || Box::new(curves::Validation),
 ];

@@ -110,12 +110,13 @@ fn draw_panel(scene: &mut Scene, panel: Bounds, data: &Data, (model, task): (&st
     let reference = data.zero_shot(model, task).map(Value::metric);
     let metrics: Vec<Value> = dots.iter().map(|dot| dot.metric).chain(reference).collect();
     let x = cost_scale(dots, cost, (panel.left, panel.right));
-    let y = Scale::linear(metric_range(&metrics), (panel.bottom, panel.top));
+    let (y, steps) = metric_scale(&metrics, (panel.bottom, panel.top));
     if let Some((low, high)) = reference.and_then(|reference| reference.ends) {
         scene.rect(Bounds { top: y.at(high), bottom: y.at(low), ..panel }, Color::hex(0xeef0f2));
     }
     bottom_axis(scene, panel, &x, 5, cost.format, cost.axis);
-    left_axis(scene, panel, &y, 6, &crate::axis::decimals, &metric_title(dots.iter().map(|dot| &dot.cell.row)));
+    let title = format!("{}{steps}", metric_title(dots.iter().map(|dot| &dot.cell.row)));
+    left_axis(scene, panel, &y, 6, &crate::axis::decimals, &title);
     frame(scene, panel);
     let title = fonts::fit(&format!("{model} · {task}"), 12.0, true, panel.width() + LEFT_AXIS);
     scene.text(Text::new(title, (panel.left, panel.top - 12.0), 12.0).bold());
@@ -130,12 +131,24 @@ fn draw_panel(scene: &mut Scene, panel: Bounds, data: &Data, (model, task): (&st
     draw_names(scene, panel, dots, (&x, &y));
 }
 
+/// The scale of the metric. An error without an upper bound, of which some is many times another, has a logarithmic one; its title says so.
+fn metric_scale(values: &[Value], pixels: (f64, f64)) -> (Scale, &'static str) {
+    const MANY: f64 = 8.0;
+    let low = values.iter().flat_map(Value::extent).fold(f64::INFINITY, f64::min);
+    let high = values.iter().flat_map(Value::extent).fold(0.0, f64::max);
+    match low > 0.0 && high > 1.0 && high / low > MANY {
+        true => (Scale::logarithmic((low / 1.2, high * 1.2), pixels), ", logarithmic"),
+        false => (Scale::linear(metric_range(values), pixels), ""),
+    }
+}
+
 fn cost_scale(dots: &[Dot<'_>], cost: &Cost<'_>, pixels: (f64, f64)) -> Scale {
     let extents = dots.iter().flat_map(|dot| dot.cost.extent());
     match cost.logarithmic {
         true => {
-            let low = extents.clone().fold(f64::INFINITY, f64::min).max(1.0);
-            let high = extents.fold(1.0, f64::max);
+            let positive = extents.filter(|value| *value > 0.0);
+            let low = positive.clone().fold(f64::INFINITY, f64::min);
+            let high = positive.fold(low, f64::max);
             Scale::logarithmic((low / 1.6, (high * 1.6).max(low * 4.0)), pixels)
         }
         false => Scale::linear(crate::axis::range_of(extents), pixels),
@@ -181,6 +194,11 @@ fn draw_names(scene: &mut Scene, panel: Bounds, dots: &[Dot<'_>], (x, y): (&Scal
         let ((px, _), [low, _, high]) = (at(dot), dot.metric.extent());
         Bounds { left: px - 2.0, top: y.at(low.max(high)), right: px + 2.0, bottom: y.at(low.min(high)) }
     };
+    let named = |dot: &Dot<'_>| (dot.cell.place.targets.clone(), dot.cell.place.layers.clone());
+    if dots.windows(2).all(|pair| named(&pair[0]) == named(&pair[1])) {
+        // The name would tell none from another.
+        return;
+    }
     let mut taken: Vec<Bounds> = dots.iter().flat_map(|dot| [Bounds::around(at(dot), 6.0), whisker(dot)]).collect();
     for dot in dots.iter().filter(|dot| dot.on_front) {
         let place = &dot.cell.place;
@@ -221,6 +239,13 @@ fn fields(dot: &Dot<'_>) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_error_that_spans_decades_has_a_logarithmic_axis_and_a_share_never() {
+        let bare = |values: &[f64]| values.iter().map(|&center| Value { center, ends: None }).collect::<Vec<_>>();
+        let steps = |values: &[f64]| metric_scale(&bare(values), (100.0, 0.0)).1;
+        assert_eq!([steps(&[0.7, 30.0]), steps(&[0.7, 1.5]), steps(&[0.01, 0.9])], [", logarithmic", "", ""]);
+    }
 
     #[test]
     fn the_front_holds_what_nothing_beats() {

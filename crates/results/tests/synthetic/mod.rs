@@ -95,6 +95,21 @@ pub fn write_sweep(folder: &Path, size: &Size) -> Vec<PathBuf> {
     written
 }
 
+/// Adds runs of SDT to a sweep: every choice of one of four channels, and what two rankings choose.
+pub fn write_choices(folder: &Path, size: &Size) {
+    let (model, task) = (&MODELS[0], &TASKS[0]);
+    for seed in 0..size.seeds {
+        let run = |method: Value, channel: usize| {
+            // Further apart than the noise is wide.
+            let gain = 0.12 * channel as f64;
+            write_run(folder, size, &Cell { channel: Some(channel), gain, ..Cell::new(model, task, method, seed) })
+        };
+        (0..4).for_each(|channel| drop(run(json!({"type": "sdt", "channels": [channel]}), channel)));
+        run(json!({"type": "sdt", "ranking": "delta_a_log"}), 3);
+        run(json!({"type": "sdt", "ranking": "magnitude"}), seed as usize % 2);
+    }
+}
+
 /// One run of each kind that has no result.
 fn odd_runs(folder: &Path, size: &Size) -> Vec<PathBuf> {
     let cell = |seed| Cell { gain: 0.1, ..Cell::new(&MODELS[0], &TASKS[0], json!("bitfit"), seed) };
@@ -114,6 +129,8 @@ struct Cell<'a> {
     targets: Value,
     layers: &'a str,
     seed: u64,
+    /// The only channel that trains, of four in the first layer.
+    channel: Option<usize>,
     gain: f64,
     trainable: u64,
     memory: f64,
@@ -126,7 +143,21 @@ impl<'a> Cell<'a> {
     fn new(model: &'a (&'a str, &'a str, u64, [&'a [&'a str]; 3]), task: &'a (&'a str, f64), method: Value, seed: u64) -> Self {
         let targets = json!("default");
         let (gain, trainable, memory, speed) = (0.0, 9_000, 1.6, 9_900.0);
-        Self { model, task, method, targets, layers: "all", seed, gain, trainable, memory, speed, fails: None, killed: false }
+        Self {
+            model,
+            task,
+            method,
+            targets,
+            layers: "all",
+            seed,
+            channel: None,
+            gain,
+            trainable,
+            memory,
+            speed,
+            fails: None,
+            killed: false,
+        }
     }
 
     fn manifest(&self) -> Manifest {
@@ -177,23 +208,7 @@ fn events(cell: &Cell<'_>, steps: u64, random: &mut Stream) -> Vec<Event> {
         adapter: true,
         matched_by: Some("in_proj".into()),
     }));
-    for (layer, channel, state) in
-        (0..if cell.trainable > 0 { 8 } else { 0 }).flat_map(|l| (0..3).map(move |i| (l, (7 * l + 5 * i) % 32, i)))
-    {
-        let path = format!("layers.{layer}.A_log");
-        let score = Some(1.0 / (1 + channel) as f64);
-        let record = DimensionRecord {
-            path,
-            layer,
-            channel,
-            state: Some(state),
-            trained: is_trained(channel),
-            score,
-            num_channels: 32,
-            num_states: 4,
-        };
-        events.push(Event::Dimension(record));
-    }
+    events.extend(dimensions(cell).into_iter().map(Event::Dimension));
     events.push(phase("load", 0.4, 0.0, 0));
     let noise = 0.03 * (random.random_range(-1.0..1.0f64) + random.random_range(-1.0..1.0));
     let reached = (cell.task.1 + cell.gain + if cell.trainable > 0 { noise } else { 0.0 }).clamp(0.0, 1.0);
@@ -224,6 +239,25 @@ fn events(cell: &Cell<'_>, steps: u64, random: &mut Stream) -> Vec<Event> {
     }
     events.extend(ending(cell, steps, reached, random));
     events
+}
+
+fn dimensions(cell: &Cell<'_>) -> Vec<DimensionRecord> {
+    let record = |layer: usize, channel: usize, state, trained, num_channels| DimensionRecord {
+        path: format!("layers.{layer}.A_log"),
+        layer,
+        channel,
+        state: Some(state),
+        trained,
+        score: Some(1.0 / (1 + channel) as f64),
+        num_channels,
+        num_states: 4,
+    };
+    if let Some(channel) = cell.channel {
+        return vec![record(0, channel, 0, true, 4)];
+    }
+    let layers = 0..if cell.trainable > 0 { 8 } else { 0 };
+    let places = layers.flat_map(|layer| (0..3).map(move |i| (layer, (7 * layer + 5 * i) % 32, i)));
+    places.map(|(layer, channel, state)| record(layer, channel, state, is_trained(channel), 32)).collect()
 }
 
 /// Most are trained, some pruned.

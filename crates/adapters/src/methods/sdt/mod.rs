@@ -26,6 +26,8 @@
 //!
 //! In both, methods beside it (LoRA) train along in the warm-up, and all that the warm-up has trained is discarded but for the ranking;
 //! the learning rate is that of the run's schedule, begun anew afterwards. Layer policies act after the warm-up only.
+//!
+//! `channels` and `states` name the choice instead; `docs/studies/sdt-oracle.md` tries out every choice of a small layer.
 
 mod options;
 mod ranking;
@@ -72,6 +74,13 @@ pub struct Sdt {
     pub channel_zero_ratio: f64,
     /// States of each chosen channel that are pruned, likewise.
     pub state_zero_ratio: f64,
+    /// The channels (Mamba-2: heads) that train in every layer, by index, in place of those that rank first. Then nothing is ranked, and no
+    /// warm-up is made.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub channels: Option<Vec<usize>>,
+    /// The states of each of `channels` that train; where it is absent, all of them.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub states: Option<Vec<Vec<usize>>>,
     /// Whether columns of B and C train in the rows of the chosen states only; the released code trains all rows.
     pub restrict_states: bool,
 }
@@ -109,7 +118,8 @@ impl Method for Sdt {
     fn stages(&self) -> Vec<Stage> {
         let train = Stage { name: "train", steps: None };
         match self.ranking {
-            Ranking::Magnitude => vec![train],
+            _ if self.channels.is_some() => vec![train],
+            Ranking::Magnitude | Ranking::Random => vec![train],
             // Each channel is left out in turn, on the base model as it is.
             Ranking::Loss => vec![Stage { name: "warmup", steps: Some(0) }, train],
             _ => vec![Stage { name: "warmup", steps: Some(self.warmup_steps) }, train],
@@ -129,7 +139,7 @@ impl Method for Sdt {
         for (index, layer) in layers.iter() {
             let first = context.chosen.iter().find(|chosen| chosen.layer == Some(index));
             let Some(first) = first else { continue };
-            let selection = self.select(layer, first, context.carried)?;
+            let selection = self.select(layer, first, context)?;
             attachment.selected.extend(selection.dimensions(index, &layer.path));
             attachment.buffers.extend(selection.buffers().cloned());
             selections.insert(index, Arc::new(selection));
@@ -163,9 +173,11 @@ impl Method for Sdt {
 
 impl Sdt {
     /// Which channels and states of a layer train, and which are pruned.
-    fn select(&self, layer: &StateSpace, first: &Chosen, carried: &Carried) -> Result<Selection> {
-        let counts = self.counts(layer.channels, layer.states)?;
-        let scores = layer.scores(self.ranking, carried)?;
+    fn select(&self, layer: &StateSpace, first: &Chosen, context: &mut AttachContext<'_>) -> Result<Selection> {
+        let (counts, scores) = match &self.channels {
+            Some(channels) => layer.named(channels, self.states.as_deref())?,
+            None => (self.counts(layer.channels, layer.states)?, layer.scores(self.ranking, context.carried, context.init)?),
+        };
         Ok(Selection::new(first, layer, counts, &scores)?)
     }
 

@@ -43,6 +43,15 @@ pub enum Ranking {
     /// How much the loss on a batch of training examples grows when a channel, or a state of a chosen channel, is pruned: one forward pass
     /// each, so for small models only.
     Loss,
+    /// Nothing: channels and states are drawn from the run's seed. What a ranking has to beat. Needs no warm-up.
+    Random,
+}
+
+impl Ranking {
+    /// Whether it looks at what a warm-up has changed.
+    pub fn reads_changes(self) -> bool {
+        matches!(self, Self::DeltaALog | Self::DeltaABar)
+    }
 }
 
 /// As a spec has them.
@@ -58,11 +67,26 @@ pub(super) struct Written {
     state_freeze_ratio: Option<f64>,
     channel_zero_ratio: Option<f64>,
     state_zero_ratio: Option<f64>,
+    channels: Option<Vec<usize>>,
+    states: Option<Vec<Vec<usize>>>,
     restrict_states: Option<bool>,
 }
 
 impl From<Written> for Sdt {
     fn from(written: Written) -> Self {
+        // Where the choice is named nothing is ranked, and what a ranking is made with cannot matter.
+        let written = match written.channels {
+            None => written,
+            Some(_) => Written {
+                reading: Reading::default(),
+                warmup_steps: None,
+                warmup_scope: None,
+                ranking: None,
+                channel_freeze_ratio: None,
+                state_freeze_ratio: None,
+                ..written
+            },
+        };
         let (scope, ranking) = match written.reading {
             Reading::Code => (WarmupScope::ALog, Ranking::DeltaALog),
             Reading::Paper => (WarmupScope::Ssm, Ranking::DeltaABar),
@@ -76,6 +100,8 @@ impl From<Written> for Sdt {
             state_freeze_ratio: written.state_freeze_ratio.unwrap_or(0.75),
             channel_zero_ratio: written.channel_zero_ratio.unwrap_or(0.0),
             state_zero_ratio: written.state_zero_ratio.unwrap_or(0.0),
+            channels: written.channels,
+            states: written.states,
             restrict_states: written.restrict_states.unwrap_or(false),
         }
     }
@@ -114,15 +140,37 @@ impl Options for Sdt {
         if let Some((name, ratio)) = ratios.iter().find(|(_, ratio)| !(0.0..1.0).contains(ratio)) {
             return Err(SpecError::at(*name, format!("expected a share from 0 up to but not including 1, found {ratio}")));
         }
-        if !self.reset_after_warmup && matches!(self.ranking, Ranking::Magnitude | Ranking::Gradient | Ranking::Loss) {
+        if !self.reset_after_warmup && (self.channels.is_some() || !self.ranking.reads_changes()) {
             let problem = "with this `ranking` nothing is changed before training that could be kept; leave it true";
             return Err(SpecError::at("reset_after_warmup", problem));
         }
-        Ok(())
+        self.validate_named()
     }
 }
 
 impl Sdt {
+    /// The channels and states that are named are a choice of each.
+    fn validate_named(&self) -> peftbench_spec::error::Result<()> {
+        let Some(channels) = &self.channels else {
+            return match &self.states {
+                None => Ok(()),
+                Some(_) => Err(SpecError::at("states", "states are named channel by channel; name the `channels`, too")),
+            };
+        };
+        ascending("channels", channels)?;
+        if self.channel_zero_ratio > 0.0 || self.state_zero_ratio > 0.0 {
+            let problem = "nothing is ranked, so that nothing is last and pruned; leave out `channel_zero_ratio` and `state_zero_ratio`";
+            return Err(SpecError::at("channels", problem));
+        }
+        let Some(states) = &self.states else { return Ok(()) };
+        states.iter().try_for_each(|own| ascending("states", own))?;
+        if states.len() != channels.len() || states.iter().any(|own| own.len() != states[0].len()) {
+            let problem = format!("expected a list for each of the {} channels, all of one length, found {states:?}", channels.len());
+            return Err(SpecError::at("states", problem));
+        }
+        Ok(())
+    }
+
     /// The counts for a layer of so many channels and states.
     pub(super) fn counts(&self, channels: usize, states: usize) -> peftbench_spec::error::Result<Counts> {
         let part = |ratio: f64, of: usize| (ratio * of as f64).round_ties_even() as usize;
@@ -147,6 +195,14 @@ impl Sdt {
     }
 }
 
+/// At least one index, each above the one before.
+fn ascending(name: &str, indices: &[usize]) -> peftbench_spec::error::Result<()> {
+    match !indices.is_empty() && indices.windows(2).all(|pair| pair[0] < pair[1]) {
+        true => Ok(()),
+        false => Err(SpecError::at(name, format!("expected at least one index, ascending and none twice, found {indices:?}"))),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -159,6 +215,19 @@ mod tests {
         assert_eq!((paper.warmup_scope, paper.ranking, paper.warmup_steps), (WarmupScope::Ssm, Ranking::DeltaABar, 20));
         assert_eq!(read(serde_json::to_value(&paper).unwrap()), paper);
         assert_eq!(read(json!({"warmup_scope": "ssm", "ranking": "delta_a_bar", "warmup_steps": 20})), paper);
+    }
+
+    #[test]
+    fn named_channels_are_a_choice() {
+        let problem = |value: serde_json::Value| serde_json::from_value::<Sdt>(value).unwrap().validate().unwrap_err().to_string();
+        assert!(problem(json!({"channels": []})).starts_with("`channels`: expected at least one index"));
+        assert!(problem(json!({"channels": [3, 3]})).contains("none twice, found [3, 3]"));
+        assert!(problem(json!({"states": [[1]]})).contains("name the `channels`, too"));
+        assert!(problem(json!({"channels": [0, 3], "states": [[1], [0, 1]]})).contains("all of one length"));
+        assert!(problem(json!({"channels": [0], "channel_zero_ratio": 0.5})).contains("nothing is ranked"));
+        assert!(problem(json!({"channels": [0], "reset_after_warmup": false})).contains("nothing is changed before training"));
+        let read = |value: serde_json::Value| serde_json::from_value::<Sdt>(value).unwrap();
+        assert_eq!(read(json!({"reading": "paper", "channels": [0], "state_freeze_ratio": 0.5})), read(json!({"channels": [0]})));
     }
 
     /// The released configurations: 1,536 channels of 16 states at 130M, 4,096 at 1.4B, 5,120 at 2.8B.

@@ -1,6 +1,6 @@
 //! The state space of each layer, and how its channels and states are ranked.
 
-use super::options::Ranking;
+use super::options::{Counts, Ranking};
 use crate::error::Result;
 use crate::method::Carried;
 use crate::methods::parts::unsupported;
@@ -8,7 +8,9 @@ use crate::selection::Chosen;
 use peftbench_models::Network;
 use peftbench_models::slots::{ParamSlot, SlotMut};
 use peftbench_ops::{DType, Device, Tensor};
-use peftbench_spec::Role;
+use peftbench_spec::seed::Stream;
+use peftbench_spec::{Role, SpecError};
+use rand::RngExt;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// What is carried beside a tensor's own change: scores of channels and of states.
@@ -100,10 +102,14 @@ impl Layers {
 }
 
 impl StateSpace {
-    /// Ranks by what the warm-up has handed on; all alike where there is nothing yet.
-    pub fn scores(&self, ranking: Ranking, carried: &Carried) -> Result<Scores> {
+    /// Ranks by what the warm-up has handed on; all alike where there is nothing yet. `init` is drawn from to rank at random.
+    pub fn scores(&self, ranking: Ranking, carried: &Carried, init: &mut Stream) -> Result<Scores> {
         let known = ranking == Ranking::Magnitude || !carried.is_empty();
         let states = match ranking {
+            Ranking::Random => {
+                let mut draw = |count: usize| (0..count).map(|_| init.random::<f64>()).collect();
+                return Ok(Scores { channels: draw(self.channels), states: draw(self.channels * self.states), known: false });
+            }
             _ if !known => vec![0.0; self.channels * self.states],
             Ranking::DeltaALog | Ranking::Gradient => self.sums_of_squares(ranking, carried)?,
             Ranking::DeltaABar => self.distances(carried)?,
@@ -115,6 +121,25 @@ impl StateSpace {
             }
         };
         Ok(Scores { channels: states.chunks(self.states).map(|own| own.iter().sum()).collect(), states, known })
+    }
+
+    /// Scores by which these channels, and these states of each, come first.
+    pub fn named(&self, channels: &[usize], states: Option<&[Vec<usize>]>) -> Result<(Counts, Scores)> {
+        let all: Vec<usize> = (0..self.states).collect();
+        let own = |i: usize| states.map_or(all.as_slice(), |states| &states[i]);
+        let mut scores = Scores { channels: vec![0.0; self.channels], states: vec![0.0; self.channels * self.states], known: false };
+        for (i, &channel) in channels.iter().enumerate() {
+            *scores.channels.get_mut(channel).ok_or_else(|| self.beyond("channels", channel, self.channels))? = 1.0;
+            for &state in own(i) {
+                let score = scores.states[channel * self.states..][..self.states].get_mut(state);
+                *score.ok_or_else(|| self.beyond("states", state, self.states))? = 1.0;
+            }
+        }
+        Ok((Counts { channels: channels.len(), states: own(0).len(), zero_channels: 0, zero_states: 0 }, scores))
+    }
+
+    fn beyond(&self, name: &str, index: usize, count: usize) -> SpecError {
+        SpecError::at(name, format!("{index} is out of range: `{}` has {count} {name}, from 0", self.path))
     }
 
     /// The squares of what was carried for A_log and A_imag; gradients are carried as sums of squares.
@@ -214,12 +239,16 @@ mod tests {
         [(path.to_owned(), Tensor::from_vec(values.to_vec(), (2, 2), &host()).unwrap())].into()
     }
 
+    fn init() -> Stream {
+        peftbench_spec::seed::stream(0, "init")
+    }
+
     #[test]
     fn changes_of_a_log_are_squared_and_summed() {
         let space = space(&[(Role::ALog, "A_log", &[0.0; 4], &[2, 2])]);
-        let scores = space.scores(Ranking::DeltaALog, &carried("A_log", &[1.0, -2.0, 0.5, 0.0])).unwrap();
+        let scores = space.scores(Ranking::DeltaALog, &carried("A_log", &[1.0, -2.0, 0.5, 0.0]), &mut init()).unwrap();
         assert_eq!((scores.states, scores.channels), (vec![1.0, 4.0, 0.25, 0.0], vec![5.0, 0.25]));
-        let scores = space.scores(Ranking::Gradient, &carried("A_log", &[1.0, 2.0, 0.5, 0.0])).unwrap();
+        let scores = space.scores(Ranking::Gradient, &carried("A_log", &[1.0, 2.0, 0.5, 0.0]), &mut init()).unwrap();
         assert_eq!(scores.channels, [3.0, 0.5]);
     }
 
@@ -228,7 +257,7 @@ mod tests {
     fn changes_of_a_bar_count_at_the_channels_own_step() {
         // softplus(0.5413) = 1, softplus(−6.9) ≈ 0.001.
         let space = space(&[(Role::ALog, "A_log", &[0.0, 3.0, 0.0, 3.0], &[2, 2]), (Role::DtProj, "dt", &[0.541_324_85, -6.9], &[2])]);
-        let scores = space.scores(Ranking::DeltaABar, &carried("A_log", &[0.1; 4])).unwrap();
+        let scores = space.scores(Ranking::DeltaABar, &carried("A_log", &[0.1; 4]), &mut init()).unwrap();
         let expected = |dt: f64, a_log: f64| ((-dt * (a_log + f64::from(0.1f32)).exp()).exp() - (-dt * a_log.exp()).exp()).powi(2);
         let slow = f64::from(-6.9f32).exp().ln_1p();
         for (found, expected) in
@@ -240,6 +269,34 @@ mod tests {
     }
 
     #[test]
+    fn a_random_ranking_is_that_of_the_stream_and_needs_nothing_else() {
+        let space = space(&[(Role::ALog, "A_log", &[0.0; 4], &[2, 2])]);
+        let orders: BTreeSet<Vec<usize>> = (0..50)
+            .map(|seed| {
+                let drawn = |mut init: Stream| space.scores(Ranking::Random, &Carried::new(), &mut init).unwrap().states;
+                let stream = || peftbench_spec::seed::stream(seed, "init");
+                assert_eq!(drawn(stream()), drawn(stream()));
+                descending(&drawn(stream()))
+            })
+            .collect();
+        // Of the 24 orders of four states, 50 draws leave out three in expectation.
+        assert!(orders.len() > 12, "{}", orders.len());
+    }
+
+    #[test]
+    fn named_channels_and_states_come_first() {
+        let space = space(&[(Role::ALog, "A_log", &[0.0; 4], &[2, 2])]);
+        let (counts, scores) = space.named(&[1], Some(&[vec![1]])).unwrap();
+        assert_eq!((counts.channels, counts.states), (1, 1));
+        assert_eq!((descending(&scores.channels)[0], descending(&scores.states)[0]), (1, 3));
+        let (counts, _) = space.named(&[0, 1], None).unwrap();
+        assert_eq!((counts.channels, counts.states), (2, 2));
+        let beyond = |channels: &[usize], states: Option<&[Vec<usize>]>| space.named(channels, states).err().unwrap().to_string();
+        assert_eq!(beyond(&[2], None), "`channels`: 2 is out of range: `A_log` has 2 channels, from 0");
+        assert_eq!(beyond(&[1], Some(&[vec![0, 2]])), "`states`: 2 is out of range: `A_log` has 2 states, from 0");
+    }
+
+    #[test]
     fn magnitudes_of_s4d_weigh_what_reaches_the_output() {
         let space = space(&[
             (Role::ALog, "A_log", &[0.0; 4], &[2, 2]),
@@ -247,7 +304,7 @@ mod tests {
             (Role::LogDt, "log_dt", &[0.0, 0.0], &[2]),
             (Role::C, "C", &[1.0, 0.0, 0.0, 2.0, 3.0, 4.0, 0.0, 0.0], &[2, 2, 2]),
         ]);
-        let scores = space.scores(Ranking::Magnitude, &Carried::new()).unwrap();
+        let scores = space.scores(Ranking::Magnitude, &Carried::new(), &mut init()).unwrap();
         // Ā = 1/e, B̄ = 1 − 1/e.
         let unit = ((-1f64).exp() * (1.0 - (-1f64).exp())).powi(2);
         for (found, c) in scores.states.iter().zip([1.0, 4.0, 25.0, 0.0]) {
