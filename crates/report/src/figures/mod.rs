@@ -86,14 +86,16 @@ impl Value {
 
 /// The title of an axis with the primary metric of these configurations.
 pub(crate) fn metric_title<'a>(rows: impl Iterator<Item = &'a AggregateRow>) -> String {
-    let titles: BTreeSet<String> = rows
-        .map(|row| {
-            let unit = if (0.0..=1.0).contains(&row.mean) { "0 to 1, " } else { "" };
-            let direction = if row.primary_higher_is_better { "higher" } else { "lower" };
-            format!("test {} ({unit}{direction} is better)", row.primary_metric)
-        })
-        .collect();
-    titles.into_iter().collect::<Vec<_>>().join(" / ")
+    let mut within: BTreeMap<(&str, bool), bool> = BTreeMap::new();
+    for row in rows {
+        let all = within.entry((row.primary_metric.as_str(), row.primary_higher_is_better)).or_insert(true);
+        *all &= (0.0..=1.0).contains(&row.mean);
+    }
+    let title = |((metric, higher), within): ((&str, bool), bool)| {
+        let unit = if within { "0 to 1, " } else { "" };
+        format!("test {metric} ({unit}{} is better)", if higher { "higher" } else { "lower" })
+    };
+    within.into_iter().map(title).collect::<Vec<_>>().join(" / ")
 }
 
 /// The range of a metric's axis: air around the values, but not beyond 0 and 1 where the metric cannot go there. A wide t interval of
@@ -145,6 +147,14 @@ pub(crate) fn targets_note<'a>(cells: impl Iterator<Item = &'a Cell>) -> String 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_metric_is_called_a_share_where_all_its_values_are_one() {
+        let row = |mean| AggregateRow { primary_metric: "mse".to_owned(), mean, ..AggregateRow::default() };
+        let title = |means: [f64; 2]| metric_title(means.map(row).iter());
+        assert_eq!(title([0.9, 1.4]), "test mse (lower is better)");
+        assert_eq!(title([0.9, 0.4]), "test mse (0 to 1, lower is better)");
+    }
 
     #[test]
     fn ids_are_unique_file_names() {
