@@ -1,6 +1,6 @@
 //! The primary metric by method and target.
 
-use super::dots::{Block, Column, Points, RowLabel, draw, plain};
+use super::dots::{Block, Column, Points, RowLabel, draw, line_legend, plain};
 use super::{Drawing, Figure, Value, interval_note, metric_range, metric_title};
 use crate::canvas::{Canvas, Key};
 use crate::csv_text::{CsvText, field};
@@ -31,11 +31,9 @@ impl Figure for Accuracy {
             return None;
         }
         let mut canvas = Canvas::new(self.title(), &data.subtitle(cells.iter().copied()));
-        canvas.legend(&[
-            (Key::Interval, "mean with its 95 % interval".to_owned()),
-            (Key::Dashed, "zero-shot, with its interval as a band".to_owned()),
-            (Key::Dotted, "chance: answers that look at no prompt".to_owned()),
-        ]);
+        let mut legend = vec![(Key::Interval, "mean with its 95 % interval".to_owned())];
+        legend.extend(line_legend(&blocks));
+        canvas.legend(&legend);
         draw(&mut canvas, &blocks);
         let restricted = cells.iter().any(|cell| cell.place.layers != ALL_LAYERS);
         let layers = if restricted { "All layers where such a run exists, else the first other subset." } else { "All layers." };

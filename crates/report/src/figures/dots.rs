@@ -3,7 +3,7 @@
 
 use super::Value;
 use crate::axis::{Scale, decimals};
-use crate::canvas::{Canvas, DOTS, MARGIN, SMALL, WIDTH, bottom_axis, frame};
+use crate::canvas::{Canvas, DOTS, Key, MARGIN, SMALL, WIDTH, bottom_axis, frame};
 use crate::fonts;
 use crate::scene::{Bounds, Color, GRAY, GRID, PAPER, Scene, Text};
 use crate::style::Look;
@@ -43,6 +43,14 @@ pub(super) enum Points {
     Absent(String),
 }
 
+/// What a legend says of the lines in these blocks: zero-shot and chance, where there are such.
+pub(super) fn line_legend(blocks: &[Block<'_>]) -> Vec<(Key, String)> {
+    let any = |has: fn(&Column<'_>) -> bool| blocks.iter().flat_map(|block| &block.columns).any(has);
+    let zero_shot = any(|column| column.reference.is_some()).then(|| (Key::Dashed, "zero-shot, with its interval as a band".to_owned()));
+    let chance = any(|column| column.chance.is_some()).then(|| (Key::Dotted, "chance: answers that look at no prompt".to_owned()));
+    zero_shot.into_iter().chain(chance).collect()
+}
+
 /// Height of a row with one point.
 const ROW: f64 = 18.0;
 /// Further height for every further point of a row.
@@ -58,7 +66,7 @@ pub(super) fn plain(value: f64, step: f64) -> String {
 
 /// Draws the blocks one below the other.
 pub(super) fn draw(canvas: &mut Canvas, blocks: &[Block<'_>]) {
-    let groups = blocks.iter().flat_map(|b| &b.rows).map(|row| fonts::width(&row.group, SMALL, true) + 20.0).fold(0.0, f64::max).min(260.0);
+    let groups = blocks.iter().flat_map(|b| &b.rows).map(|row| fonts::width(&row.group, SMALL, true) + 20.0).fold(0.0, f64::max).min(400.0);
     // As wide as they need to be, while there is room for two panels.
     let widest = (WIDTH - 2.0 * MARGIN - groups - 2.0 * (NARROWEST + GAP)).max(300.0);
     let labels = blocks.iter().flat_map(|b| &b.rows).map(|row| fonts::width(&row.label, SMALL, false)).fold(0.0, f64::max).min(widest);

@@ -1,7 +1,7 @@
 //! The primary metric by layer subset and layer policy.
 
 use super::accuracy::{METRIC_COLUMNS, metric_fields};
-use super::dots::{Block, Column, Points, RowLabel, draw, plain};
+use super::dots::{Block, Column, Points, RowLabel, draw, line_legend, plain};
 use super::{Drawing, Figure, Value, interval_note, metric_range, metric_title, targets_note};
 use crate::canvas::{Canvas, Key};
 use crate::csv_text::CsvText;
@@ -31,8 +31,9 @@ impl Figure for Layers {
             return None;
         }
         let mut canvas = Canvas::new(self.title(), &data.subtitle(cells.iter().copied()));
-        canvas.legend(&legend(data, &cells));
-        draw(&mut canvas, &blocks(data, &cells));
+        let blocks = blocks(data, &cells);
+        canvas.legend(&legend(data, &cells, &blocks));
+        draw(&mut canvas, &blocks);
         let note = format!(
             "{} Each method is shown on one target: the one with most layer subsets, of several the best on validation. {}",
             interval_note(cells.iter().map(|cell| &cell.row)),
@@ -68,11 +69,10 @@ fn on_all<'a>(cells: &[&'a Cell]) -> Vec<&'a Cell> {
     cells.iter().copied().filter(|cell| cell.place.layers == ALL_LAYERS).collect()
 }
 
-fn legend(data: &Data, cells: &[&Cell]) -> Vec<(Key, String)> {
+fn legend(data: &Data, cells: &[&Cell], blocks: &[Block<'_>]) -> Vec<(Key, String)> {
     let methods: BTreeSet<&str> = cells.iter().map(|cell| cell.place.method.as_str()).collect();
     let mut entries: Vec<(Key, String)> = methods.into_iter().map(|method| (Key::Method(data.look(method)), method.to_owned())).collect();
-    entries.push((Key::Dashed, "zero-shot, with its interval as a band".to_owned()));
-    entries.push((Key::Dotted, "chance: answers that look at no prompt".to_owned()));
+    entries.extend(line_legend(blocks));
     entries
 }
 
