@@ -3,7 +3,7 @@
 use super::dots::{Block, Column, Points, RowLabel, draw, plain};
 use super::{Drawing, Figure, Value};
 use crate::axis::range_of;
-use crate::canvas::Canvas;
+use crate::canvas::{Canvas, Key};
 use crate::csv_text::{CsvText, field};
 use crate::data::{Cell, Data, Place};
 use crate::labels::Labels;
@@ -75,6 +75,7 @@ impl Figure for SelectionRank {
         let mut groups: BTreeMap<(&str, &str, usize), Vec<&Achieved<'_>>> = BTreeMap::new();
         achieved.iter().for_each(|a| groups.entry((&a.run.place.model, &a.run.place.targets, a.choices)).or_default().push(a));
         let blocks: Vec<Block<'_>> = groups.iter().map(|(group, achieved)| block(*group, achieved, &labels)).collect();
+        canvas.legend(&[(Key::Interval, "mean with its 95 % interval".to_owned()), (Key::Dotted, "a draw, in expectation".to_owned())]);
         draw(&mut canvas, &blocks);
         for a in &achieved {
             let (place, row) = (&a.run.place, a.run.row);
