@@ -2,7 +2,8 @@
 //! the reading of the prompts, and in the steps behind it. With `RAYON_NUM_THREADS=1` these are seconds of processor time, which leave out what
 //! else the machine does; otherwise seconds by the clock.
 //!
-//! Prompts have 32 to 63 tokens, sorted by length as an evaluation sorts them; each gets 48 new tokens.
+//! Prompts have 32 to 63 tokens, sorted by length as an evaluation sorts them; each gets 48 new tokens. `-- tiny-llama 16` decodes with that model
+//! only, 16 prompts together.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
@@ -44,7 +45,9 @@ fn rates(model: &dyn Model, prompts: &[Vec<u32>], together: usize) -> [f64; 2] {
 
 fn main() {
     memory::keep_freed_memory();
-    for name in ["tiny-mamba", "tiny-llama"] {
+    let asked: Vec<String> = std::env::args().skip(1).filter(|argument| !argument.starts_with("--")).collect();
+    let wants = |what: &str| asked.is_empty() || asked.iter().any(|asked| asked == what);
+    for name in ["tiny-mamba", "tiny-llama"].into_iter().filter(|name| wants(name)) {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../bases").join(name);
         let model = load(&path, &Device::Cpu).unwrap();
         let prompts = prompts(model.vocab_size());
@@ -52,7 +55,7 @@ fn main() {
         let some: Vec<_> = prompts.iter().step_by(8).cloned().collect();
         let alone = rates(&*model, &some, 1);
         println!("{name}: alone {:.0} tokens/s, {:.0} in the steps", alone[0], alone[1]);
-        for together in [4, 8, 16, 32, 64] {
+        for together in [4, 8, 16, 32, 64].into_iter().filter(|together| asked.len() < 2 || wants(&together.to_string())) {
             let rates = rates(&*model, &prompts, together);
             let times = [rates[0] / alone[0], rates[1] / alone[1]];
             println!(

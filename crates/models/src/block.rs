@@ -13,14 +13,14 @@ use peftbench_spec::seed;
 use rand::Rng;
 use std::cell::RefCell;
 use std::rc::Rc;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// A model's layers.
 pub(crate) struct Blocks<L>(Vec<Block<L>>);
 
 impl<L> FromIterator<L> for Blocks<L> {
     fn from_iter<I: IntoIterator<Item = L>>(layers: I) -> Self {
-        Self(layers.into_iter().map(|layer| Block(Arc::new(Mutex::new(layer)))).collect())
+        Self(layers.into_iter().map(|layer| Block(Arc::new(RwLock::new(layer)))).collect())
     }
 }
 
@@ -37,12 +37,17 @@ impl<L> Blocks<L> {
 }
 
 /// A layer that its model shares with the tapes it has been recorded on.
-pub(crate) struct Block<L>(Arc<Mutex<L>>);
+pub(crate) struct Block<L>(Arc<RwLock<L>>);
 
 impl<L> Block<L> {
-    /// The layer. A model and its tapes live on one thread, so that nobody ever waits here.
-    pub fn lock(&self) -> MutexGuard<'_, L> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    /// The layer. Passes on several threads may read it at once.
+    pub fn read(&self) -> RwLockReadGuard<'_, L> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The layer, to change it. That takes the whole model, which no pass can use meanwhile, so that nobody ever waits here.
+    pub fn write(&self) -> RwLockWriteGuard<'_, L> {
+        self.0.write().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// x [batch, length, hidden] → the same shape. Where the pass checkpoints, only x is kept.
@@ -53,7 +58,7 @@ impl<L> Block<L> {
         let pass = step.pass;
         let dropout = pass.dropout.map(|stream| stream.borrow_mut().next_u64());
         if !pass.gradient_checkpointing || cache.is_some() {
-            return run(&*self.lock(), step, shared, dropout, x, cache);
+            return run(&*self.read(), step, shared, dropout, x, cache);
         }
         let (layer, shared, mask) = (Self(self.0.clone()), shared.clone(), step.mask.clone());
         let (length, prefix, scales) = (step.length, step.prefix, pass.adapter_scale.map(<[f64]>::to_vec));
@@ -62,7 +67,7 @@ impl<L> Block<L> {
             let pass = Pass { adapter_scale: scales.as_deref(), ..Pass::evaluation(tape) };
             let (mask, device) = (mask.clone(), x.value().device());
             let step = Step { pass: &pass, start: 0, length, mask, padding: &[], cached: false, prefix, device };
-            Ok(run(&*layer.lock(), &step, &shared, dropout, x, None)?)
+            Ok(run(&*layer.read(), &step, &shared, dropout, x, None)?)
         })?)
     }
 }

@@ -15,7 +15,7 @@ use peftbench_ops::{Device, Tensor, Var};
 use std::rc::Rc;
 
 /// What one architecture adds to the frame.
-pub(crate) trait Decoder: Send {
+pub(crate) trait Decoder: Send + Sync {
     /// What all layers of a pass share: rotary tables, attention biases.
     type Shared: 'static;
 
@@ -153,7 +153,7 @@ impl<D: Decoder, L: Part + 'static> Network for CausalLm<D, L> {
         visitor(SlotMut::Param(&mut self.embeddings));
         self.decoder.visit_slots(visitor);
         for layer in self.layers.iter() {
-            layer.lock().visit_slots(visitor);
+            layer.write().visit_slots(visitor);
         }
         self.norm.visit_slots(visitor);
         if let Some(head) = &mut self.head {
@@ -162,7 +162,7 @@ impl<D: Decoder, L: Part + 'static> Network for CausalLm<D, L> {
     }
 
     fn multiply_adds_per_token(&self) -> u64 {
-        self.layers.iter().map(|layer| layer.lock().multiply_adds_per_token() as u64).sum()
+        self.layers.iter().map(|layer| layer.read().multiply_adds_per_token() as u64).sum()
     }
 }
 

@@ -10,7 +10,7 @@ use peftbench_ops::Var;
 use peftbench_spec::Role;
 
 /// Something with slots.
-pub(crate) trait Part: Send {
+pub(crate) trait Part: Send + Sync {
     /// Shows every slot, in a fixed order.
     fn visit_slots(&mut self, visitor: &mut Visitor<'_>);
 

@@ -25,7 +25,7 @@ use peftbench_spec::{Candidate, suggest};
 use std::path::Path;
 
 /// Anything of layers and slots, whatever it reads.
-pub trait Network: Send {
+pub trait Network: Send + Sync {
     /// `model_type` of its config.
     fn arch(&self) -> &'static str;
 

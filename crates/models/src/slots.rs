@@ -36,7 +36,7 @@ pub struct ParamSlot {
 }
 
 /// What may be attached to a raw tensor. Every hook has the identity as its default.
-pub trait ParamAdapter: Send {
+pub trait ParamAdapter: Send + Sync {
     /// The tensor to use in place of `value`, in its shape.
     fn transform(&self, _pass: &Pass<'_>, value: Var) -> Result<Var> {
         Ok(value)
@@ -110,7 +110,7 @@ pub struct RowPart {
 }
 
 /// What may be attached to a linear layer y = W x + b. Every hook has the identity as its default; they apply in this order.
-pub trait LinearAdapter: Send {
+pub trait LinearAdapter: Send + Sync {
     /// The input to use in place of x [batch, length, in].
     fn input(&self, _pass: &Pass<'_>, x: Var) -> Result<Var> {
         Ok(x)
@@ -253,7 +253,7 @@ pub struct SublayerSlot {
 }
 
 /// What may be attached to a sub-layer.
-pub trait SublayerAdapter: Send {
+pub trait SublayerAdapter: Send + Sync {
     /// The output to use in place of y; x is the sub-layer's input, both [batch, length, hidden].
     fn output(&self, pass: &Pass<'_>, x: &Var, y: Var) -> Result<Var>;
 }
@@ -287,7 +287,7 @@ pub struct PromptSlot {
 }
 
 /// Virtual tokens in front of the input.
-pub trait PromptAdapter: Send {
+pub trait PromptAdapter: Send + Sync {
     /// How many.
     fn virtual_tokens(&self) -> usize;
 
@@ -330,7 +330,7 @@ pub struct PrefixSlot {
 }
 
 /// Virtual keys and values.
-pub trait PrefixAdapter: Send {
+pub trait PrefixAdapter: Send + Sync {
     /// Keys and values, each [virtual tokens, width]; keys are used as they are, without rotation.
     fn keys_values(&self, pass: &Pass<'_>) -> Result<(Var, Var)>;
 }
@@ -397,7 +397,7 @@ pub struct ExtraStates {
 }
 
 /// What a method may attach to an SSM layer: a learned start, and more. Every hook has nothing as its default.
-pub trait StateAdapter: Send {
+pub trait StateAdapter: Send + Sync {
     /// The state before the first token, [inner, state]; zeros where absent.
     fn initial_state(&self, _pass: &Pass<'_>) -> Result<Option<Var>> {
         Ok(None)

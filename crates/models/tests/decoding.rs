@@ -87,6 +87,28 @@ fn a_batch_gets_what_each_prompt_gets_alone() {
     }
 }
 
+#[test]
+fn groups_of_prompts_get_the_same_on_any_number_of_threads() {
+    // More than go together, of lengths that fall into several groups and into none in order.
+    let prompts: Vec<Vec<u32>> = (0..41).map(|i| (0..1 + i * 7 % 11).map(|t| (5 * t + 11 * i + 3) % 64).collect()).collect();
+    let (limits, search) = (limits(), BeamSearch { beams: 3, ..BeamSearch::default() });
+    for folder in folders() {
+        let model = open(&folder);
+        let on = |threads: usize| {
+            rayon::ThreadPoolBuilder::new().num_threads(threads).build().unwrap().install(|| {
+                let drawn = sample(&*model, &prompts, &limits, &Sampling::default(), &mut streams(prompts.len())).unwrap();
+                (greedy(&*model, &prompts, &limits).unwrap(), drawn, beam_search(&*model, &prompts[..11], &limits, &search).unwrap())
+            })
+        };
+        let one = on(1);
+        assert_eq!((one.0.len(), one.2.len()), (41, 11));
+        assert_eq!(one.0[40], greedy(&*model, &prompts[40..], &limits).unwrap()[0], "{}", name(&folder));
+        for threads in [2, 3] {
+            assert_eq!(one, on(threads), "{} on {threads} threads", name(&folder));
+        }
+    }
+}
+
 fn values(dims: [usize; 2]) -> Var {
     let values: Vec<f32> = (0..dims[0] * dims[1]).map(|i| (i as f32 * 0.7).sin() * 0.5).collect();
     Var::constant(Tensor::from_vec(values, &dims, &Device::Cpu).unwrap())

@@ -107,7 +107,7 @@ impl Shape {
     }
 
     fn work(&self) -> usize {
-        self.batch * self.heads.query * self.length * self.keys
+        self.batch * self.heads.query * self.length * self.keys * self.heads.dim / 8
     }
 }
 

@@ -45,6 +45,11 @@ pub fn kind(device: &Device) -> &'static str {
     if device.is_cuda() { "cuda" } else { "cpu" }
 }
 
+/// Whether it is this process's threads that compute on the device.
+pub fn runs_on_threads(device: &Device) -> bool {
+    device.is_cpu()
+}
+
 impl fmt::Display for DeviceChoice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

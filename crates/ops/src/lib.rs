@@ -43,7 +43,7 @@ pub mod linear;
 pub mod mapped;
 pub mod memory;
 pub mod norm;
-mod parallel;
+pub mod parallel;
 pub mod param;
 mod products;
 pub mod rotary;

@@ -59,7 +59,7 @@ pub(crate) fn few_rows_product(
     assert!(out_stride >= n && reach(m, n, out_stride, 1) < out.len(), "output is too short");
     let ending = Ending { scale, into };
     let out = Output { values: Shared::new(out), stride: out_stride };
-    parallel::for_each(n.div_ceil(COLUMNS), m * n * k / LANES, |task| {
+    parallel::for_each(n.div_ceil(COLUMNS), m * n * k / (2 * LANES), |task| {
         panels(m, task * COLUMNS..n.min((task + 1) * COLUMNS), k, a, b, ending, out);
     });
 }

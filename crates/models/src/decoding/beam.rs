@@ -1,5 +1,6 @@
 //! Beam search as Hugging Face's `generate` does it (transformers 5, `_beam_search`).
 
+use super::groups::{Shared, in_groups};
 use super::{Batch, DecodeLimits, refused};
 use crate::error::Result;
 use crate::model::Model;
@@ -54,10 +55,14 @@ pub fn beam_search(model: &dyn Model, prompts: &[Vec<u32>], limits: &DecodeLimit
             search.beams, search.length_penalty
         )));
     }
-    if prompts.is_empty() || limits.max_new_tokens == 0 {
+    if limits.max_new_tokens == 0 {
         return Ok(vec![vec![Hypothesis { ids: Vec::new(), score: 0.0 }]; prompts.len()]);
     }
-    let mut batch = Batch::read(model, prompts)?;
+    in_groups(model, prompts.iter().collect(), search.beams, |shared, group| search_group(shared, &group, limits, search))
+}
+
+fn search_group(shared: &Shared<'_>, prompts: &[&Vec<u32>], limits: &DecodeLimits, search: &BeamSearch) -> Result<Vec<Vec<Hypothesis>>> {
+    let mut batch = Batch::read(shared, prompts)?;
     let mut searches: Vec<Search> = prompts.iter().map(|_| Search::new()).collect();
     loop {
         let (mut first, mut rows, mut tokens) = (0, Vec::new(), Vec::new());

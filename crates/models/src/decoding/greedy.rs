@@ -1,5 +1,6 @@
 //! The most likely token at every step.
 
+use super::groups::in_groups;
 use super::{DecodeLimits, decode};
 use crate::error::Result;
 use crate::model::Model;
@@ -9,7 +10,7 @@ use crate::model::Model;
 /// # Errors
 /// Where a prompt is empty, or the model's logits are not numbers.
 pub fn greedy(model: &dyn Model, prompts: &[Vec<u32>], limits: &DecodeLimits) -> Result<Vec<Vec<u32>>> {
-    decode(model, prompts, limits, |_, logits| most_likely(logits))
+    in_groups(model, prompts.iter().collect(), 1, |shared, group| decode(shared, &group, limits, |_, logits| most_likely(logits)))
 }
 
 fn most_likely(logits: &[f32]) -> u32 {

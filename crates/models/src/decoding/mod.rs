@@ -1,11 +1,12 @@
 //! Decoding with the cache: [`greedy`], [`sampling`] and [`beam`] search.
 //!
-//! Prompts of any lengths are decoded together. Those of one length are read in one pass each, and the caches joined, padded in front
-//! ([`Cache::join`]): no padding is ever computed, and a sequence gets the tokens that it would get alone. What has ended leaves the
-//! batch.
+//! Prompts of any lengths are decoded together, in groups that go side by side on threads of their own. Those of one length are read in one pass
+//! each, and the caches joined, padded in front ([`Cache::join`]): no padding is ever computed, and a sequence gets the tokens that it would get
+//! alone. What has ended leaves the batch.
 
 pub mod beam;
 pub mod greedy;
+mod groups;
 pub mod sampling;
 
 pub use beam::{BeamSearch, EarlyStopping, Hypothesis, beam_search};
@@ -13,10 +14,9 @@ pub use greedy::greedy;
 pub use sampling::{Sampling, sample};
 
 use crate::cache::Cache;
-use crate::column_weights::ColumnWeights;
 use crate::error::{ModelError, Result};
-use crate::model::{Head, Model};
 use crate::pass::Pass;
+use groups::Shared;
 use peftbench_ops::{DType, Tape, Tensor, Var};
 use std::collections::BTreeMap;
 
@@ -39,35 +39,29 @@ impl DecodeLimits {
     }
 }
 
-/// From so many sequences on a batch repays [`ColumnWeights`].
+/// From so many sequences on a batch repays [`crate::column_weights::ColumnWeights`].
 const FEW: usize = 4;
 
 /// Sequences that are decoded together: what the model remembers of them, and its logits for the next token of each.
 struct Batch<'a> {
-    model: &'a dyn Model,
-    /// The model's weights as the batch's steps read them; absent for one of few sequences.
-    weights: Option<ColumnWeights>,
+    shared: &'a Shared<'a>,
     cache: Cache,
     /// One row a sequence, [vocabulary] each.
     logits: Vec<Vec<f32>>,
 }
 
 impl<'a> Batch<'a> {
-    /// Reads the prompts; the rows are in their order.
-    fn read(model: &'a dyn Model, prompts: &[Vec<u32>]) -> Result<Self> {
+    /// Reads the prompts, none of which is empty; the rows are in their order.
+    fn read(shared: &'a Shared<'a>, prompts: &[impl AsRef<[u32]>]) -> Result<Self> {
         let mut by_length: BTreeMap<usize, Vec<usize>> = BTreeMap::new();
         for (i, prompt) in prompts.iter().enumerate() {
-            by_length.entry(prompt.len()).or_default().push(i);
+            by_length.entry(prompt.as_ref().len()).or_default().push(i);
         }
-        let weights = (prompts.len() >= FEW).then(ColumnWeights::default);
         let (mut caches, mut logits) = (Vec::new(), vec![Vec::new(); prompts.len()]);
-        for (&length, group) in &by_length {
-            if length == 0 {
-                return Err(refused(format!("prompt {} has no tokens; begin it with the beginning-of-text token", group[0])));
-            }
-            let ids = group.iter().flat_map(|&i| prompts[i].iter().copied()).collect();
+        for group in by_length.values() {
+            let ids = group.iter().flat_map(|&i| prompts[i].as_ref().iter().copied()).collect();
             let mut cache = Cache::default();
-            for (&i, row) in group.iter().zip(next_logits(model, weights.as_ref(), &mut cache, ids, group.len())?) {
+            for (&i, row) in group.iter().zip(next_logits(shared, &mut cache, ids, group.len())?) {
                 logits[i] = row;
             }
             caches.push(cache);
@@ -78,7 +72,7 @@ impl<'a> Batch<'a> {
         }
         let cache = Cache::join(caches)?;
         let in_order = rows.iter().copied().eq(0..rows.len() as u32);
-        Ok(Self { model, weights, cache: if in_order { cache } else { cache.select(&rows)? }, logits })
+        Ok(Self { shared, cache: if in_order { cache } else { cache.select(&rows)? }, logits })
     }
 
     /// Goes on with these rows, each as often as it is named, and a further token for each.
@@ -86,27 +80,16 @@ impl<'a> Batch<'a> {
         if !rows.iter().copied().eq(0..self.logits.len() as u32) {
             self.cache = self.cache.select(rows)?;
         }
-        self.logits = next_logits(self.model, self.weights.as_ref(), &mut self.cache, tokens, rows.len())?;
+        self.logits = next_logits(self.shared, &mut self.cache, tokens, rows.len())?;
         Ok(())
     }
 }
 
 /// The logits behind the last of `ids`, [batch · length] in a row, for each sequence.
-fn next_logits(
-    model: &dyn Model,
-    column_weights: Option<&ColumnWeights>,
-    cache: &mut Cache,
-    ids: Vec<u32>,
-    batch: usize,
-) -> Result<Vec<Vec<f32>>> {
-    let device = match model.head() {
-        Head::Linear(slot) => slot.weight.param.value().device().clone(),
-        Head::Tied(slot) => slot.param.value().device().clone(),
-    };
-    let length = ids.len() / batch;
-    let tape = Tape::inference();
-    let pass = Pass { column_weights, ..Pass::evaluation(&tape) };
-    let hidden = model.forward(&pass, &Tensor::from_vec(ids, (batch, length), &device)?, Some(cache))?;
+fn next_logits(shared: &Shared<'_>, cache: &mut Cache, ids: Vec<u32>, batch: usize) -> Result<Vec<Vec<f32>>> {
+    let (model, length, tape) = (shared.model, ids.len() / batch, Tape::inference());
+    let pass = Pass { column_weights: (batch >= FEW).then_some(&shared.weights), ..Pass::evaluation(&tape) };
+    let hidden = model.forward(&pass, &Tensor::from_vec(ids, (batch, length), &shared.device())?, Some(cache))?;
     let last = Var::constant(hidden.value().narrow(1, length - 1, 1)?.squeeze(1)?);
     let logits = model.logits(&pass, &last)?.value().to_dtype(DType::F32)?.to_vec2::<f32>()?;
     match logits.iter().flatten().any(|logit| logit.is_nan()) {
@@ -117,8 +100,8 @@ fn next_logits(
 
 /// Continues each prompt with the tokens that `choose` picks from a prompt's index and its logits; returns the new tokens.
 fn decode(
-    model: &dyn Model,
-    prompts: &[Vec<u32>],
+    shared: &Shared<'_>,
+    prompts: &[impl AsRef<[u32]>],
     limits: &DecodeLimits,
     mut choose: impl FnMut(usize, &[f32]) -> u32,
 ) -> Result<Vec<Vec<u32>>> {
@@ -126,7 +109,7 @@ fn decode(
     if prompts.is_empty() || limits.max_new_tokens == 0 {
         return Ok(outputs);
     }
-    let mut batch = Batch::read(model, prompts)?;
+    let mut batch = Batch::read(shared, prompts)?;
     let mut open: Vec<usize> = (0..prompts.len()).collect();
     loop {
         let (mut rows, mut tokens, mut still_open) = (Vec::new(), Vec::new(), Vec::new());

@@ -1,5 +1,6 @@
 //! Random tokens, by the model's probabilities.
 
+use super::groups::in_groups;
 use super::{DecodeLimits, decode, refused};
 use crate::error::Result;
 use crate::model::Model;
@@ -100,5 +101,21 @@ pub fn sample(
     if streams.len() != prompts.len() {
         return Err(refused(format!("{} random streams for {} prompts; expected one each", streams.len(), prompts.len())));
     }
-    decode(model, prompts, limits, |sequence, logits| sampling.draw(logits, &mut streams[sequence]))
+    let drawn = prompts.iter().zip(streams).map(|(prompt, stream)| Drawn { prompt, stream }).collect();
+    in_groups(model, drawn, 1, |shared, mut group| {
+        let prompts: Vec<_> = group.iter().map(|drawn| drawn.prompt).collect();
+        decode(shared, &prompts, limits, |sequence, logits| sampling.draw(logits, group[sequence].stream))
+    })
+}
+
+/// A prompt and the stream that its tokens are drawn from.
+struct Drawn<'a> {
+    prompt: &'a Vec<u32>,
+    stream: &'a mut Stream,
+}
+
+impl AsRef<[u32]> for Drawn<'_> {
+    fn as_ref(&self) -> &[u32] {
+        self.prompt
+    }
 }
