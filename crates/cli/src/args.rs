@@ -41,6 +41,7 @@ pub enum Verb {
     Status(commands::status::Status),
     Collect(commands::collect::Collect),
     Report(commands::report::Report),
+    Export(commands::export::Export),
     Score(commands::score::Score),
     Show(commands::show::Show),
     Inspect(commands::inspect::Inspect),

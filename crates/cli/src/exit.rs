@@ -193,8 +193,8 @@ fn exit_of_cause(cause: &(dyn Error + 'static)) -> Option<Exit> {
     if let Some(error) = cause.downcast_ref::<ReportError>() {
         return Some(match error {
             ReportError::Results(error) => of_results(error),
-            ReportError::NothingFinished { .. } => Exit::NothingSelected,
-            ReportError::UnknownFigure { .. } => Exit::Usage,
+            ReportError::NothingFinished { .. } | ReportError::EmptyTable { .. } => Exit::NothingSelected,
+            ReportError::UnknownFigure { .. } | ReportError::UnknownTable { .. } | ReportError::UnknownColumn { .. } => Exit::Usage,
             _ => Exit::Internal,
         });
     }

@@ -90,6 +90,18 @@ fn the_verbs_that_look_at_results() {
     assert_eq!(playground.expect(0, &["report", "--only", "accuracy"]).stdout.lines().count(), 3);
     let ran = playground.expect(2, &["report", "--only", "acuracy"]);
     assert!(ran.error().contains("did you mean `accuracy`?"), "{}", ran.stderr);
+    let exported =
+        playground.expect(0, &["export", "--table", "aggregates", "--columns", "method,n_seeds,mean", "--format", "jsonl"]).stdout;
+    let rows: Vec<serde_json::Value> = exported.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    assert!(rows.len() == 3 && rows.iter().all(|row| row["n_seeds"] == 1 && row["mean"].is_f64()), "{exported}");
+    assert!(exported.starts_with("{\"method\":"), "{exported}");
+    assert!(playground.expect(0, &["export", "--format", "md", "--out", "t.md"]).stdout.is_empty());
+    let written = fs::read_to_string(playground.path("t.md")).unwrap();
+    assert_eq!(written, fs::read_to_string(playground.path("results/s/tables/results.md")).unwrap());
+    let ran = playground.expect(2, &["export", "--table", "agregates"]);
+    assert!(ran.error().contains("did you mean `aggregates`?"), "{}", ran.stderr);
+    let ran = playground.expect(2, &["export", "--table", "runs", "--columns", "methd"]);
+    assert!(ran.error().contains("table `runs` has no column `methd`; did you mean `method`?"), "{}", ran.stderr);
     let id = plan[1]["run_id"].as_str().unwrap();
     let shown = playground.expect(0, &["show", &id[..8]]).stdout;
     for part in ["tiny · world/sentiment · lora r=2", "[spec.train]", "parameters train", "q_proj", "train ", "weights "] {

@@ -30,6 +30,32 @@ pub enum ReportError {
         /// The way out.
         hint: String,
     },
+    /// There is no table of this name.
+    #[error("unknown table `{asked}`; {hint}")]
+    UnknownTable {
+        /// What was asked for.
+        asked: String,
+        /// The way out.
+        hint: String,
+    },
+    /// A table has no column of this name.
+    #[error("table `{table}` has no column `{asked}`; {hint}")]
+    UnknownColumn {
+        /// The table.
+        table: String,
+        /// What was asked for.
+        asked: String,
+        /// The way out.
+        hint: String,
+    },
+    /// The results have nothing for a table.
+    #[error("{path}: these results have nothing for the table `{table}`", path = path.display())]
+    EmptyTable {
+        /// The table.
+        table: String,
+        /// The sweep's folder.
+        path: PathBuf,
+    },
     /// A figure cannot be drawn.
     #[error("figure `{figure}`: could not draw: {problem}")]
     Draw {

@@ -3,6 +3,7 @@
 //! * [`write_report`]: everything at once.
 //! * [`figures`]: one figure a file, each as SVG, PNG and the CSV it was drawn from. They draw into a [`scene`], which [`render`] turns
 //!   into both formats; plotters is used in [`render`] and [`fonts`] only.
+//! * [`export`](mod@export): any table as text for other programs.
 //! * [`tables`]: text tables as Markdown, LaTeX and CSV; [`page`]: `index.html`.
 //!
 //! Equal results give equal bytes.
@@ -15,6 +16,7 @@ pub mod canvas;
 pub mod csv_text;
 pub mod data;
 pub mod error;
+pub mod export;
 pub mod figures;
 pub mod fonts;
 pub mod labels;

@@ -64,7 +64,7 @@ pub fn write_report(sweep_dir: &Path, options: &ReportOptions) -> Result<Written
 }
 
 /// Brings the merged tables up to date where the runs are there.
-fn current_tables(sweep_dir: &Path) -> Result<Collected> {
+pub(crate) fn current_tables(sweep_dir: &Path) -> Result<Collected> {
     match collect(sweep_dir) {
         Err(ResultsError::NoRuns { .. }) if table_path::<RunRow>(sweep_dir).is_file() => Ok(Collected::default()),
         other => Ok(other?),

@@ -2,8 +2,9 @@
 
 use crate::aggregates::AggregateRow;
 use crate::error::{Result, ResultsError};
-use crate::rows::{DimensionRow, EvalRow, LayerRow, MemoryRow, ParamRow, PredictionRow, Row, RunRow, StepRow};
+use crate::rows::{Column, DimensionRow, EvalRow, LayerRow, MemoryRow, ParamRow, PredictionRow, Row, RunRow, StepRow};
 use crate::store::Table;
+use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 
 /// The file of a merged table: `<sweep_dir>/tables/<table>.parquet`.
@@ -27,6 +28,40 @@ fn read_merged<R: Row>(sweep_dir: &Path) -> Result<Vec<R>> {
         }
         other => other,
     }
+}
+
+/// A merged table, whatever its rows are.
+#[derive(Debug, Clone, PartialEq)]
+pub struct AnyTable {
+    /// Its columns, in order.
+    pub columns: &'static [Column],
+    /// An object a row, with a value for each column; null where one is missing.
+    pub rows: Vec<Map<String, Value>>,
+}
+
+/// Reads a merged table of a sweep.
+pub type ReadAny = fn(&Path) -> Result<AnyTable>;
+
+/// Every merged table by its name.
+pub const ALL: [(&str, ReadAny); 9] = [
+    (RunRow::TABLE, any::<RunRow>),
+    (AggregateRow::TABLE, any::<AggregateRow>),
+    (StepRow::TABLE, any::<StepRow>),
+    (EvalRow::TABLE, any::<EvalRow>),
+    (MemoryRow::TABLE, any::<MemoryRow>),
+    (LayerRow::TABLE, any::<LayerRow>),
+    (DimensionRow::TABLE, any::<DimensionRow>),
+    (ParamRow::TABLE, any::<ParamRow>),
+    (PredictionRow::TABLE, any::<PredictionRow>),
+];
+
+fn any<R: Row>(sweep_dir: &Path) -> Result<AnyTable> {
+    let object = |row: R| match serde_json::to_value(row) {
+        Ok(Value::Object(object)) => Ok(object),
+        Ok(_) => Err(ResultsError::table(&table_path::<R>(sweep_dir), "a row is no table of columns")),
+        Err(error) => Err(ResultsError::table(&table_path::<R>(sweep_dir), error)),
+    };
+    Ok(AnyTable { columns: R::COLUMNS, rows: read_merged::<R>(sweep_dir)?.into_iter().map(object).collect::<Result<_>>()? })
 }
 
 /// Every run of the sweep, sorted by run id.

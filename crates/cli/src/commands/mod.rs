@@ -3,6 +3,7 @@
 pub mod collect;
 pub mod completions;
 pub mod doctor;
+pub mod export;
 pub mod fetch;
 pub mod import_peft;
 pub mod inspect;
@@ -35,6 +36,7 @@ pub fn run(cli: Cli) -> anyhow::Result<Exit> {
         Verb::Status(verb) => status::run(&verb),
         Verb::Collect(verb) => collect::run(&verb),
         Verb::Report(verb) => report::run(&verb),
+        Verb::Export(verb) => export::run(&verb),
         Verb::Score(verb) => score::run(&verb),
         Verb::Show(verb) => show::run(&verb),
         Verb::Inspect(verb) => inspect::run(&verb),
