@@ -30,6 +30,7 @@ pub fn as_sweep(manifest: &Manifest, file: &Path, source: Option<String>) -> any
         zip: Vec::new(),
         exclude: Vec::new(),
         seeds: vec![manifest.spec.seed],
+        select_lr: None,
         file: file.to_owned(),
         source,
     })
@@ -64,7 +65,7 @@ pub fn run(
         selection: Selection { failed: true, changed: true },
         stop: stop.clone(),
     };
-    supervise(&supervisor, &claim, store, progress, stop)?;
+    supervise(&supervisor, &claim, &claim.plan.runs, store, progress, stop)?;
     let state = store.state(&run.id)?.unwrap_or_else(State::planned);
     Ok(Ended { id: run.id.clone(), state })
 }

@@ -8,6 +8,7 @@ use crate::files::write_atomically;
 use crate::optimizer::State;
 use peftbench_models::checkpoint::{Checkpoint, Storage, to_safetensors};
 use peftbench_ops::{Param, Tensor};
+use peftbench_spec::event::MetricValue;
 use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -24,8 +25,10 @@ pub struct Progress {
     pub stage_step: u64,
     /// Updates of each trained tensor, by name.
     pub updates: BTreeMap<String, u64>,
-    /// Primary metric on validation at the best epoch so far, and the epoch.
+    /// How good the primary metric was on validation at the best epoch so far, and the epoch.
     pub best: Option<(f64, u32)>,
+    /// That metric.
+    pub best_metric: Option<MetricValue>,
     /// Mean loss on the text of `forgetting` before training.
     pub forgetting_loss: Option<f64>,
     /// State of the layer policy.

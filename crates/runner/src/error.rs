@@ -75,6 +75,20 @@ pub enum RunError {
         /// The learning rate of the spec.
         lr: f64,
     },
+    /// Training went out of bounds without a loss that said so.
+    #[error("`{metric}` on the {split} split is {value} after step {step}; lower `train.lr` ({lr:e} here)")]
+    NanMetric {
+        /// Name of the metric.
+        metric: String,
+        /// The split.
+        split: &'static str,
+        /// NaN or infinite.
+        value: f64,
+        /// Optimizer steps done.
+        step: u64,
+        /// The learning rate of the spec.
+        lr: f64,
+    },
     /// A file of the run could not be written or read.
     #[error("could not {action} {}: {problem}", path.display())]
     File {
@@ -118,7 +132,7 @@ impl RunError {
             Self::Model(_) | Self::Data(_) | Self::NoModel { .. } | Self::Hub { .. } | Self::VocabularyMismatch { .. } => {
                 FailureKind::MissingInput
             }
-            Self::NanLoss { .. } => FailureKind::NanLoss,
+            Self::NanLoss { .. } | Self::NanMetric { .. } => FailureKind::NanLoss,
             Self::File { .. } => FailureKind::Io,
         }
     }

@@ -22,7 +22,7 @@ use peftbench_models::Network;
 use peftbench_models::slots::SlotMut;
 use peftbench_ops::device::kind;
 use peftbench_ops::{Param, Tensor};
-use peftbench_spec::event::{DimensionRecord, EvalRecord, Event, FailureKind, ParamRecord, PhaseRecord, SCHEMA_VERSION, Setup, Summary};
+use peftbench_spec::event::{DimensionRecord, EvalRecord, Event, FailureKind, MetricValue, ParamRecord, PhaseRecord, SCHEMA_VERSION, Setup, Summary};
 use peftbench_spec::manifest::Inputs;
 use peftbench_spec::{Component, RunSpec};
 use std::collections::{BTreeMap, BTreeSet};
@@ -269,9 +269,11 @@ impl<'a> Run<'a> {
             if epoch_ends && last {
                 self.end_phase(phase, send)?;
                 let epoch = step.div_ceil(trainer.steps_per_epoch()) as u32;
-                let value = self.evaluate(Split::Valid, saved.progress.step, epoch, send)?;
+                let metric = self.evaluate(Split::Valid, saved.progress.step, epoch, send)?;
+                let value = merit(metric.as_ref());
                 if saved.progress.best.is_none_or(|(best, _)| value > best) {
                     saved.progress.best = Some((value, epoch));
+                    saved.progress.best_metric = metric;
                     best = trainer.optimizer.params().iter().map(|p| (p.name().to_owned(), p.value())).collect();
                 }
                 phase = Phase::start(name);
@@ -314,13 +316,15 @@ impl<'a> Run<'a> {
         Ok(found.loss)
     }
 
-    /// Evaluates one split, records it, and returns how good the primary metric is: the metric itself, or its negative where less is better.
-    fn evaluate(&mut self, split: Split, step: u64, epoch: u32, send: &mut Send<'_>) -> Result<f64> {
+    /// Evaluates one split, records it, and returns the primary metric.
+    ///
+    /// # Errors
+    /// The metric of a split that is not empty is not finite: the weights diverged.
+    fn evaluate(&mut self, split: Split, step: u64, epoch: u32, send: &mut Send<'_>) -> Result<Option<MetricValue>> {
         let mut phase = Phase::start("eval");
         let started = Instant::now();
         let found = phase.compute(|| self.work.evaluate(split))?;
         let seconds = started.elapsed().as_secs_f64();
-        let primary = found.metrics.first().map_or(f64::NAN, |metric| if metric.higher_is_better { metric.value } else { -metric.value });
         self.eval_tokens += found.tokens;
         let record = eval_record(split.name(), step, epoch, &found, seconds);
         send(&Event::Eval(record.clone()))?;
@@ -328,23 +332,28 @@ impl<'a> Run<'a> {
             send(&Event::Predictions { step, split: record.split, items: found.predictions })?;
         }
         self.end_phase(phase, send)?;
-        Ok(primary)
+        let primary = found.metrics.into_iter().next();
+        match primary {
+            Some(metric) if metric.n_items > 0 && !metric.value.is_finite() => {
+                let lr = self.job.spec.train.lr;
+                Err(RunError::NanMetric { metric: metric.name, split: split.name(), value: metric.value, step, lr })
+            }
+            primary => Ok(primary),
+        }
     }
 
-    /// Reads the test split, saves the adapter, sums up.
+    /// Reads the test split, where the run is scored on it, saves the adapter, sums up.
     fn finish(&mut self, attachment: &Attachment, saved: &Saved, send: &mut Send<'_>) -> Result<Outcome> {
         let progress = &saved.progress;
-        let (merit, best_epoch) = match progress.best {
-            Some(best) => best,
-            None => (self.evaluate(Split::Valid, progress.step, 0, send)?, 0),
+        let best_epoch = progress.best.map_or(0, |(_, epoch)| epoch);
+        let valid = match &progress.best_metric {
+            Some(metric) => Some(metric.clone()),
+            None => self.evaluate(Split::Valid, progress.step, best_epoch, send)?,
         };
-        let mut test_record = None;
-        self.evaluate(Split::Test, progress.step, best_epoch, &mut |event| {
-            if let Event::Eval(record) = event {
-                test_record = Some(record.clone());
-            }
-            send(event)
-        })?;
+        let test = match self.job.spec.evaluate_test {
+            true => self.evaluate(Split::Test, progress.step, best_epoch, send)?,
+            false => None,
+        };
         let forgetting_loss_after = self.measure_forgetting(progress, send)?;
         let saving = Phase::start("save");
         let mut adapter_file_bytes = 0;
@@ -356,14 +365,14 @@ impl<'a> Run<'a> {
         }
         checkpoint::clear(self.job.run_dir)?;
         self.end_phase(saving, send)?;
-        let primary = test_record.and_then(|record| record.metrics.into_iter().next());
         let mut summary = Summary {
             at: now(),
-            primary_metric: primary.as_ref().map_or_else(String::new, |m| m.name.clone()),
-            primary_value: primary.as_ref().map_or(f64::NAN, |m| m.value),
-            primary_stderr: primary.as_ref().and_then(|m| m.stderr),
+            primary_metric: test.as_ref().or(valid.as_ref()).map_or_else(String::new, |m| m.name.clone()),
+            // JSON has no NaN; that no item was scored says that the 0 is none.
+            primary_value: test.as_ref().map_or(0.0, |m| m.value),
+            primary_stderr: test.as_ref().and_then(|m| m.stderr),
             n_items: self.work.items(Split::Test),
-            valid_value: if primary.as_ref().is_some_and(|metric| !metric.higher_is_better) { -merit } else { merit },
+            valid_value: valid.as_ref().map_or(0.0, |m| m.value),
             best_epoch,
             forgetting_loss_before: progress.forgetting_loss,
             forgetting_loss_after,
@@ -392,6 +401,11 @@ impl<'a> Run<'a> {
         total.peak_bytes = total.peak_bytes.max(record.peak_bytes);
         send(&Event::Phase(record))
     }
+}
+
+/// How good a metric is: itself, or its negative where less is better.
+fn merit(metric: Option<&MetricValue>) -> f64 {
+    metric.map_or(f64::NAN, |metric| if metric.higher_is_better { metric.value } else { -metric.value })
 }
 
 /// Bytes of f32 tensors.

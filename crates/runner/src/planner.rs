@@ -47,7 +47,7 @@ struct DataSummary {
     train: usize,
     valid: usize,
     test: usize,
-    /// Options of a test example, 1 where text is generated.
+    /// Options of an evaluated example, 1 where text is generated.
     options: usize,
     sample: Sample,
     hash: String,
@@ -116,14 +116,13 @@ impl Planner {
     fn data(&self, spec: &RunSpec) -> Result<Rc<DataSummary>> {
         remembered(&self.data, data_key(spec), || {
             if numbers::find(&spec.task).is_some() {
-                let mut splits = NumberData::load(&spec.task, &self.environment)?.splits;
-                splits.limit(spec.train.train_samples, spec.train.valid_samples, spec.train.test_samples);
+                let splits = NumberData::load(spec, &self.environment)?.splits;
                 let (train, valid, test, hash) = (splits.train.len(), splits.valid.len(), splits.test.len(), splits.hash());
                 return Ok(Rc::new(DataSummary { train, valid, test, options: 1, sample: Sample::Steps(splits.train.length()), hash }));
             }
             let splits = load_examples(spec, &self.environment)?.splits;
             let hash = splits.hash();
-            let options = splits.test.first().map_or(1, |example| example.choices.len().max(1));
+            let options = splits.valid.first().or(splits.test.first()).map_or(1, |example| example.choices.len().max(1));
             let (train, valid, test) = (splits.train.len(), splits.valid.len(), splits.test.len());
             let sample = Sample::Text(splits.train.into_iter().take(SAMPLE).collect());
             Ok(Rc::new(DataSummary { train, valid, test, options, sample, hash }))
@@ -162,7 +161,7 @@ pub struct Examples {
     pub overlap: Overlap,
 }
 
-/// Loads the examples of a run.
+/// Loads the examples of a run; no test example of one that is not scored on them.
 ///
 /// # Errors
 /// Where data is missing or wrong, or the test split has more of the training split than its publishers left in it and the spec does not
@@ -171,6 +170,9 @@ pub fn load_examples(spec: &RunSpec, environment: &Environment) -> Result<Exampl
     let task = tasks::build(&spec.task).map_err(|e| e.below("task"))?;
     let mut splits = task.load(&environment.data_source())?;
     splits.limit(spec.train.train_samples, spec.train.valid_samples, spec.train.test_samples);
+    if !spec.evaluate_test {
+        splits.test.clear();
+    }
     let overlap = overlap(&splits);
     let known = tasks::entry(&spec.task)?.known_overlap;
     if overlap.test > known && !spec.allow_overlap {
@@ -182,7 +184,8 @@ pub fn load_examples(spec: &RunSpec, environment: &Environment) -> Result<Exampl
 /// What the examples of a run depend on.
 fn data_key(spec: &RunSpec) -> String {
     let (Component { name, options }, train) = (&spec.task, &spec.train);
-    format!("{name} {options:?} {} {} {} {}", train.train_samples, train.valid_samples, train.test_samples, spec.allow_overlap)
+    let limits = (train.train_samples, train.valid_samples, train.test_samples);
+    format!("{name} {options:?} {limits:?} {} {}", spec.allow_overlap, spec.evaluate_test)
 }
 
 /// The value of `key`, made at the first time it is asked for. An error is not remembered.

@@ -85,7 +85,7 @@ pub enum FailureKind {
     MissingInput,
     /// A file could not be written or read (full disk, no permission).
     Io,
-    /// The loss became NaN or infinite.
+    /// The loss or the metric became NaN or infinite.
     NanLoss,
     /// Memory ran out.
     Oom,
@@ -312,7 +312,7 @@ pub struct Summary {
     pub at: String,
     /// Name of the task's primary metric.
     pub primary_metric: String,
-    /// Its value on the test split, at the best epoch on validation.
+    /// Its value on the test split, at the best epoch on validation; 0 where no test item was scored.
     pub primary_value: f64,
     /// Its standard error over the items.
     pub primary_stderr: Option<f64>,
@@ -350,4 +350,15 @@ pub struct Summary {
     pub eval_peak_bytes: u64,
     /// Size of the saved adapter file.
     pub adapter_file_bytes: u64,
+}
+
+impl Summary {
+    /// The score a run is known by, and what to call it: the primary metric on the test split, or on validation where no test item was
+    /// scored.
+    pub fn score(&self) -> (String, f64) {
+        match self.n_items {
+            0 => (format!("validation {}", self.primary_metric), self.valid_value),
+            _ => (self.primary_metric.clone(), self.primary_value),
+        }
+    }
 }

@@ -43,6 +43,19 @@ pub struct RunSpec {
     /// Whether to run although the test split has more items of the training split than its publishers left in it.
     #[serde(default, skip_serializing_if = "is_false")]
     pub allow_overlap: bool,
+    /// Whether the run is scored on the test split at its end. Where not, that split is dropped as soon as it is loaded, and the run is known
+    /// by its score on validation: so it is with the probes of `[select.lr]`.
+    #[serde(default = "yes", skip_serializing_if = "is_true")]
+    pub evaluate_test: bool,
+}
+
+fn yes() -> bool {
+    true
+}
+
+#[allow(clippy::trivially_copy_pass_by_ref)]
+fn is_true(value: &bool) -> bool {
+    *value
 }
 
 #[allow(clippy::trivially_copy_pass_by_ref)]
@@ -205,6 +218,21 @@ mod tests {
             RunSpec::from_value(json!({"model": {"type": "m"}, "task": {"type": "t"}, "method": [{"type": "full"}], "layers": "all"}))
                 .unwrap();
         assert_eq!(short, long);
+    }
+
+    /// A field that is left out leaves the identity of a run as it was before there was the field.
+    #[test]
+    fn ids_do_not_change_when_a_field_is_added() {
+        let run = json!({"model": "m", "task": "t", "method": {"type": "lora", "r": 8}, "seed": 3});
+        let id = |run: &serde_json::Value| crate::RunId::of(&RunSpec::from_value(run.clone()).unwrap()).unwrap();
+        assert_eq!(id(&run).as_str(), "64ca78907ab67b31");
+        let with = |value: bool| {
+            let mut run = run.clone();
+            run["evaluate_test"] = value.into();
+            id(&run)
+        };
+        assert_eq!(with(true), id(&run));
+        assert_ne!(with(false), id(&run));
     }
 
     #[test]

@@ -2,9 +2,13 @@
 //! `sweep` crate's.
 
 use crate::error::{Result, SpecError};
+use crate::lr_selection::{LrSelection, RawLrSelection};
 use serde::Deserialize;
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
+
+/// The dotted field of the learning rate.
+pub const LR: &str = "train.lr";
 
 /// A sweep as written: a base run, axes to multiply, lists to walk in step, and cells to leave out.
 #[derive(Debug, Clone, PartialEq)]
@@ -23,6 +27,8 @@ pub struct SweepSpec {
     pub exclude: Vec<Vec<(String, Value)>>,
     /// Seeds, where no axis gives them.
     pub seeds: Vec<u64>,
+    /// How the learning rate is chosen; none where the file gives it.
+    pub select_lr: Option<LrSelection>,
     /// The file, for error messages.
     pub file: PathBuf,
     /// Its text, for error messages.
@@ -54,6 +60,14 @@ struct Raw {
     exclude: Vec<RawExclude>,
     #[serde(default = "three_seeds")]
     seeds: Vec<u64>,
+    #[serde(default)]
+    select: RawSelect,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RawSelect {
+    lr: Option<RawLrSelection>,
 }
 
 #[derive(Deserialize)]
@@ -100,6 +114,7 @@ impl SweepSpec {
         if raw.seeds.is_empty() {
             return Err(SpecError::at("seeds", "expected at least one seed, found an empty list"));
         }
+        let select_lr = raw.select.lr.map(LrSelection::try_from).transpose().map_err(|e| e.below("select.lr"))?;
         Ok(Self {
             name: raw.name,
             description: raw.description,
@@ -108,13 +123,14 @@ impl SweepSpec {
             zip,
             exclude,
             seeds: raw.seeds,
+            select_lr,
             file: path.to_owned(),
             source: text.to_owned(),
         })
     }
 
     /// Applies `--set field=value`: the field takes this one value in every run, whatever the file says. The value is read as TOML and,
-    /// failing that, as a string.
+    /// failing that, as a string. A learning rate that is set is not chosen.
     pub fn set(&mut self, assignment: &str) -> Result<()> {
         let (field, value) = parse_assignment(assignment)?;
         let covers = |axis: &Axis| axis.field == field || axis.field.starts_with(&format!("{field}."));
@@ -123,6 +139,9 @@ impl SweepSpec {
             group.retain(|axis| !covers(axis));
         }
         self.zip.retain(|group| !group.is_empty());
+        if gives_lr(&field, &value) {
+            self.select_lr = None;
+        }
         if field == "seed" {
             self.axes.push(Axis { field, values: vec![value] });
             return Ok(());
@@ -131,6 +150,11 @@ impl SweepSpec {
         self.axes.push(Axis { field, values: vec![value] });
         Ok(())
     }
+}
+
+/// Whether a field with this value gives the learning rate: it is the rate, or a table `train` with one.
+pub fn gives_lr(field: &str, value: &Value) -> bool {
+    field == LR || field == "train" && value.get("lr").is_some()
 }
 
 /// Splits `field=value` and reads the value.
@@ -195,7 +219,7 @@ fn zip_group(table: Map<String, Value>) -> Result<Vec<Axis>> {
 }
 
 /// Nested tables as dotted fields.
-fn flatten(table: Map<String, Value>) -> Vec<(String, Value)> {
+pub(crate) fn flatten(table: Map<String, Value>) -> Vec<(String, Value)> {
     let mut fields = Vec::new();
     for (key, value) in table {
         match value {
@@ -252,6 +276,31 @@ match = { method.type = "full", seed = 1 }
         assert!(error("name = \"s\"\nbase = \n").starts_with("s.toml:2: not valid TOML"));
         assert!(error(&SWEEP.replace("[\"*\", ", "[")).contains("need lists of one length"));
         assert!(error("name = \"a/b\"").contains("it names a folder"));
+    }
+
+    #[test]
+    fn a_selection_of_learning_rates_is_read_and_gives_way_to_a_rate_that_is_set() {
+        let select = "[select.lr]\ngrid = [1e-2, 1e-4, 1e-3]\nprobe = { train.epochs = 1, \"train.train_samples\" = 200 }\n";
+        let mut sweep = SweepSpec::parse(Path::new("s.toml"), &format!("{}{select}", SWEEP.replace("train.lr = [1e-3, 1e-2]", ""))).unwrap();
+        let selection = sweep.select_lr.clone().unwrap();
+        assert_eq!(selection.grid, [1e-4, 1e-3, 1e-2]);
+        assert_eq!(selection.probe, [("train.epochs".to_owned(), 1.into()), ("train.train_samples".to_owned(), 200.into())]);
+        assert_eq!((selection.seeds, selection.per), (None, None));
+        sweep.set("train.epochs=1").unwrap();
+        assert!(sweep.select_lr.is_some());
+        sweep.set("train.lr=1e-3").unwrap();
+        assert_eq!(sweep.select_lr, None);
+        for (text, problem) in [
+            ("grid = [1e-3]", "s.toml:3: `select.lr.grid`: expected at least two different rates"),
+            ("grid = [1e-3, 1e-3]", "s.toml:3: `select.lr.grid`: expected at least two different rates"),
+            ("grid = [1e-3, -1.0]", "s.toml:3: `select.lr.grid`: expected numbers above 0, found -1"),
+            ("grid = [1, 2]\nseeds = []", "s.toml:4: `select.lr.seeds`: expected at least one seed"),
+            ("grid = [1, 2]\nper = []", "s.toml:4: `select.lr.per`: expected at least one field"),
+            ("grid = [1, 2]\nproob = {}", "s.toml:4: `select.lr.proob`: unknown key; did you mean `probe`?"),
+        ] {
+            let found = error(&format!("name = \"s\"\n[select.lr]\n{text}"));
+            assert!(found.starts_with(problem), "{found}");
+        }
     }
 
     #[test]

@@ -4,7 +4,7 @@
 //! `method.r` wherever each is written; a shorthand (`"lora"`) becomes a table when an option is set below it, and `method.1.r` names
 //! an entry of a list of methods. A table given for `train` is merged into the base's; any other value replaces what was there.
 
-use crate::{exclude, fields};
+use crate::{exclude, fields, probes};
 use peftbench_spec::canonical::canonical_json;
 use peftbench_spec::error::Place;
 use peftbench_spec::sweep_spec::Axis;
@@ -67,7 +67,7 @@ pub fn expansion(sweep: &SweepSpec) -> Result<Expansion> {
     let mut used = vec![false; sweep.exclude.len()];
     let mut cells = Vec::new();
     for index in 0..total {
-        let cell = cell(sweep, choices(&factors, index))?;
+        let cell = cell_of(sweep, choices(&factors, index))?;
         let hits: Vec<usize> = (0..used.len()).filter(|&i| exclude::leaves_out(&sweep.exclude[i], &cell.spec)).collect();
         hits.iter().for_each(|&i| used[i] = true);
         if hits.is_empty() {
@@ -136,7 +136,8 @@ fn choices(factors: &[Factor], mut index: usize) -> Vec<Choice> {
 
 // One cell.
 
-fn cell(sweep: &SweepSpec, choices: Vec<Choice>) -> Result<Cell> {
+/// The cell in which fields take these values, those of the base aside.
+pub(crate) fn cell_of(sweep: &SweepSpec, choices: Vec<Choice>) -> Result<Cell> {
     let base = sweep.base.iter().map(|(field, value)| (field.as_str(), value, format!("base.{field}")));
     let chosen = choices.iter().map(|choice| (choice.field.as_str(), &choice.value, choice.place.clone()));
     let depth = |field: &str| field.matches('.').count();
@@ -160,22 +161,27 @@ fn check_fields(sweep: &SweepSpec, groups: &[Group<'_>]) -> Result<()> {
     let varied = groups.iter().flatten().map(|(place, axis)| (place.clone(), &axis.field));
     let exclude = sweep.exclude.iter().enumerate();
     let exclude = exclude.flat_map(|(i, fields)| fields.iter().map(move |(field, _)| (format!("exclude[{i}].match.{field}"), field)));
-    for (place, field) in base.chain(varied.clone()).chain(exclude) {
+    for (place, field) in base.chain(varied).chain(exclude) {
         fields::check(field).map_err(|problem| at_place(sweep, &place, problem))?;
     }
-    let varied: Vec<_> = varied.collect();
-    for (i, (place, field)) in varied.iter().enumerate() {
-        if let Some((first, _)) = varied[..i].iter().find(|(_, other)| other == field) {
+    let varied: Vec<(String, &Axis)> = groups.iter().flatten().cloned().collect();
+    for (i, (place, axis)) in varied.iter().enumerate() {
+        if let Some((first, _)) = varied[..i].iter().find(|(_, other)| other.field == axis.field) {
             return Err(at_place(sweep, place, format!("also varies in `{first}`: a field can vary in one place only")));
         }
     }
-    Ok(())
+    probes::check(sweep, &varied)
 }
 
 impl Cell {
     /// The cell as messages name it: `method = lora, seed = 2`.
     pub fn label(&self) -> String {
         label(&self.choices)
+    }
+
+    /// What sets the cell apart, as text: dotted field and value.
+    pub fn axes(&self) -> Vec<(String, String)> {
+        self.choices.iter().map(|choice| (choice.field.clone(), plain(&choice.value))).collect()
     }
 
     /// Puts the blame for an error about this cell's run on the line of `sweep` that gave the field, and names the cell.
@@ -236,7 +242,8 @@ fn join(place: &str, rest: &str, is_list: bool) -> String {
     }
 }
 
-fn at_place(sweep: &SweepSpec, place: &str, problem: String) -> SpecError {
+/// An error at a place of the sweep file, or of the command line.
+pub(crate) fn at_place(sweep: &SweepSpec, place: &str, problem: String) -> SpecError {
     let error = SpecError::at(place, problem);
     if place.starts_with(SET) { error } else { located(sweep, error) }
 }

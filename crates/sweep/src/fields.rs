@@ -20,6 +20,17 @@ pub(crate) fn set(run: &mut Value, field: &str, value: Value) -> Result<(), Stri
     Ok(())
 }
 
+/// The value at the dotted `field` of a run that is plain data, null where there is none. A field of a list of components is the list of
+/// their values.
+pub(crate) fn get(run: &Value, field: &str) -> Value {
+    let Some((first, rest)) = (!field.is_empty()).then(|| field.split_once('.').unwrap_or((field, ""))) else { return run.clone() };
+    match (run, first.parse::<usize>()) {
+        (Value::Array(items), Ok(index)) => items.get(index).map(|item| get(item, rest)).unwrap_or_default(),
+        (Value::Array(items), Err(_)) => items.iter().map(|item| get(item, field)).collect(),
+        (value, _) => value.get(first).map(|value| get(value, rest)).unwrap_or_default(),
+    }
+}
+
 /// The value at `segment` of a table or a list, made where a table has none.
 fn child<'a>(place: &'a mut Value, segment: &str) -> Result<&'a mut Value, String> {
     match place {
@@ -73,7 +84,7 @@ pub(crate) fn check(field: &str) -> Result<(), String> {
         "train" if !rest.is_empty() && !train.iter().any(|name| name == rest) => {
             Err(format!("`{rest}` is not a field of `train`; {}", suggest::hint(rest, borrowed(&train))))
         }
-        "targets" | "layers" | "seed" | "init_adapter" | "allow_overlap" if !rest.is_empty() => {
+        "targets" | "layers" | "seed" | "init_adapter" | "allow_overlap" | "evaluate_test" if !rest.is_empty() => {
             Err(format!("`{head}` is a value of its own and has no field `{rest}`"))
         }
         _ => Ok(()),
@@ -85,7 +96,7 @@ fn blank_run() -> Value {
     let run = json!({"model": "m", "task": "t", "method": "none"});
     // What is left out of the data of a run that has none of it.
     let every =
-        |run: RunSpec| RunSpec { init_adapter: Some(String::new()), forgetting: Some(Component::named("")), allow_overlap: true, ..run };
+        |run| RunSpec { init_adapter: Some(String::new()), forgetting: Some(Component::named("")), allow_overlap: true, evaluate_test: false, ..run };
     RunSpec::from_value(run).ok().and_then(|run| serde_json::to_value(every(run)).ok()).unwrap_or_default()
 }
 
@@ -110,6 +121,22 @@ mod tests {
         let mut sweep = sweep_spec("axes.train = [{ epochs = 9 }]");
         sweep.base.insert("train".into(), json!({"batch_size": 2}));
         assert_eq!(expand(&sweep).unwrap()[0].spec.train.batch_size, 2, "the base's train is kept");
+    }
+
+    #[test]
+    fn values_are_found_by_their_fields() {
+        let run = json!({"task": {"type": "t", "train": 3}, "method": [{"type": "sdt"}, {"type": "lora", "r": 8}], "seed": 0});
+        for (field, value) in [
+            ("seed", json!(0)),
+            ("task", json!({"type": "t", "train": 3})),
+            ("task.train", json!(3)),
+            ("method.type", json!(["sdt", "lora"])),
+            ("method.1.r", json!(8)),
+            ("method.r", json!([null, 8])),
+            ("train.epochs", Value::Null),
+        ] {
+            assert_eq!(get(&run, field), value, "{field}");
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! From a sweep file to finished runs: expand, plan, claim, supervise, resume.
 //!
 //! * [`mod@expand`] multiplies the axes of a sweep file into cells; [`mod@plan`] resolves them into runs and looks up what is already done.
+//! * With `[select.lr]`, probes run before the cells; [`choose`] is the rule by which they choose learning rates.
 //! * [`store`] is the folder `results/<sweep>/`, [`state`] the word of a run's state in it, [`atomic`] how every file gets there.
 //! * [`mod@sweep`] claims a store; [`supervise`] runs one process a run, [`child`] is one such process.
 //! * [`status`] and [`ids`] answer questions about a store; [`units`] writes counts, bytes and times for people.
@@ -13,14 +14,17 @@
 
 pub mod atomic;
 pub mod child;
+pub mod choose;
 pub mod error;
 mod exclude;
 pub mod expand;
 mod fields;
 pub mod ids;
 pub mod plan;
+mod probes;
 pub mod process;
 pub mod schedule;
+mod selection;
 pub mod state;
 pub mod status;
 pub mod store;
@@ -31,7 +35,7 @@ pub mod units;
 
 pub use error::{PlanError, StoreError};
 pub use expand::{Cell, expand};
-pub use plan::{Estimate, Plan, PlanRow, PlanStatus, PlannedRun, Resolver, Selection, plan};
+pub use plan::{Estimate, Plan, PlanRow, PlanStatus, PlannedRun, Resolver, Selection, WaitingCell, plan};
 pub use state::{Failure, State, Status};
 pub use store::Store;
 pub use supervise::{Observer, Outcome, Supervisor, SweepOutcome};

@@ -1,15 +1,17 @@
 //! From cells to runs: resolved, named by their hash, and set against what the store already holds.
 
 use crate::error::{PlanError, StoreError};
-use crate::expand::{self, plain};
+use crate::expand::{self, Cell, plain};
+use crate::selection;
 use crate::state::{State, Status};
 use crate::store::Store;
 use peftbench_spec::canonical::canonical_json;
 use peftbench_spec::event::FailureKind;
+use peftbench_spec::lr_selection::SelectionRecord;
 use peftbench_spec::manifest::Inputs;
 use peftbench_spec::{Component, RunId, RunSpec, SpecError, SweepSpec};
 use serde::Serialize;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 /// What the plan must ask of the crates that know models, tasks and methods.
 pub trait Resolver {
@@ -38,12 +40,18 @@ pub struct Estimate {
 }
 
 /// The runs of a sweep.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Plan {
     /// Name of the sweep.
     pub sweep: String,
+    /// Runs that try out learning rates for the cells; none where the file gives the rate.
+    pub probes: Vec<PlannedRun>,
+    /// The choices of learning rates, made or not.
+    pub selection: SelectionRecord,
     /// Distinct runs, in the order of their first cells.
     pub runs: Vec<PlannedRun>,
+    /// Cells that are no runs yet: their learning rate is not chosen.
+    pub waiting: Vec<WaitingCell>,
     /// Cells of the grid; more than runs where several cells come to the same.
     pub cells: usize,
     /// Runs in the store that are no longer in the plan; they stay there.
@@ -68,6 +76,19 @@ pub struct PlannedRun {
     pub inputs_changed: bool,
     /// What it will take.
     pub estimate: Estimate,
+}
+
+/// A cell that becomes a run as soon as its learning rate is chosen.
+#[derive(Debug, Clone, PartialEq)]
+pub struct WaitingCell {
+    /// The resolved run, with the lowest rate of the grid in place of its own.
+    pub spec: RunSpec,
+    /// What sets it apart, as in [`PlannedRun::axes`].
+    pub axes: Vec<(String, String)>,
+    /// What it will take.
+    pub estimate: Estimate,
+    /// Index of its choice in [`Plan::selection`].
+    pub choice: usize,
 }
 
 /// Where a planned run stands.
@@ -99,6 +120,11 @@ impl PlanStatus {
             Self::Changed => "changed",
         }
     }
+
+    /// Whether the last attempt ended by something from outside: the process was killed, the disk was full.
+    pub fn is_crash(self) -> bool {
+        matches!(self, Self::Failed(FailureKind::Crash | FailureKind::Io))
+    }
 }
 
 impl std::fmt::Display for PlanStatus {
@@ -128,20 +154,27 @@ impl Selection {
         match run.status {
             // A run that is running although its sweep is ours belongs to a supervisor that died; it is waited for, then taken up.
             PlanStatus::New | PlanStatus::Interrupted(_) | PlanStatus::Running => true,
-            PlanStatus::Failed(FailureKind::Crash | FailureKind::Io) => true,
+            status if status.is_crash() => true,
             PlanStatus::Failed(_) => self.failed,
             PlanStatus::Changed => self.changed,
             PlanStatus::Done => false,
         }
+    }
+
+    /// Those of `runs` that are to run, in their order.
+    pub fn of(self, runs: &[PlannedRun]) -> Vec<&PlannedRun> {
+        runs.iter().filter(|run| self.takes(run)).collect()
     }
 }
 
 /// One row of `plan.parquet`.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct PlanRow {
-    /// 16 hex digits.
-    pub run_id: String,
-    /// `new`, `done`, `interrupted`, `failed`, `running` or `changed`, when the plan was made.
+    /// `probe` for a run that tries out a learning rate, else `cell`.
+    pub role: &'static str,
+    /// 16 hex digits; none for a cell whose learning rate is not chosen yet.
+    pub run_id: Option<String>,
+    /// `new`, `done`, `interrupted`, `failed`, `running` or `changed`, when the plan was made; `waiting` for a cell without a learning rate.
     pub status: String,
     /// The base model's name.
     pub model: String,
@@ -157,8 +190,8 @@ pub struct PlanRow {
     pub policy: String,
     /// The seed.
     pub seed: u64,
-    /// The peak learning rate.
-    pub lr: f64,
+    /// The peak learning rate, where it is known.
+    pub lr: Option<f64>,
     /// Estimated scalars of the model with its adapters.
     pub total_params: Option<u64>,
     /// Estimated scalars that train.
@@ -168,33 +201,91 @@ pub struct PlanRow {
     /// Estimated wall time.
     pub seconds: Option<f64>,
     /// The resolved run as canonical JSON: what `run_id` is the hash of.
-    pub spec: String,
+    pub spec: Option<String>,
 }
 
-/// Plans `sweep`: expands it, resolves every cell, merges cells that come to the same run, and looks up where each run stands.
+/// Plans `sweep`: expands it, resolves every cell, merges cells that come to the same run, and looks up where each run stands. A cell whose
+/// learning rate is to be chosen is a run once the probes have ended, and waits for them until then.
 pub fn plan(sweep: &SweepSpec, store: &Store, resolver: &dyn Resolver) -> Result<Plan, PlanError> {
+    plan_with(sweep, store, resolver, Crashes::TriedAgain)
+}
+
+/// As [`plan`], with a word on probes that crashed.
+pub(crate) fn plan_with(sweep: &SweepSpec, store: &Store, resolver: &dyn Resolver, crashes: Crashes) -> Result<Plan, PlanError> {
     let expansion = expand::expansion(sweep)?;
-    let mut runs: Vec<PlannedRun> = Vec::new();
-    let mut seen: HashMap<RunId, usize> = HashMap::new();
-    for cell in &expansion.cells {
-        let resolved = resolver.resolve(&cell.spec).map_err(|error| cell.blame(sweep, error))?;
-        let id = RunId::of(&resolved)?;
-        if seen.contains_key(&id) {
-            continue;
+    let context = Context { sweep, store, resolver };
+    let mut plan = match &sweep.select_lr {
+        Some(selection) => selection::plan_cells(&context, selection, &expansion.cells, crashes)?,
+        None => {
+            let mut runs = RunList::default();
+            for cell in &expansion.cells {
+                context.add(&mut runs, cell, context.resolve(cell)?)?;
+            }
+            Plan { runs: runs.runs, ..Plan::default() }
         }
-        let estimate = resolver.estimate(&resolved).map_err(|error| cell.blame(sweep, error))?;
-        let (status, inputs_changed) = standing(store, &id, &resolved, resolver)?;
-        let axes = cell.choices.iter().map(|choice| (choice.field.clone(), plain(&choice.value))).collect();
-        seen.insert(id.clone(), runs.len());
-        runs.push(PlannedRun { id, spec: resolved, axes, status, inputs_changed, estimate });
-    }
-    let stale = store.runs()?.into_iter().filter(|id| !seen.contains_key(id)).collect();
+    };
+    let planned: HashSet<&RunId> = plan.probes.iter().chain(&plan.runs).map(|run| &run.id).collect();
+    plan.stale = store.runs()?.into_iter().filter(|id| !planned.contains(id)).collect();
     let warn = |i: &usize| {
         let conditions = sweep.exclude[*i].iter().map(|(field, value)| format!("{field} = {}", plain(value)));
         format!("{}: `exclude[{i}]` leaves out no cell: {}", sweep.file.display(), conditions.collect::<Vec<_>>().join(", "))
     };
-    let warnings = expansion.idle_excludes.iter().map(warn).collect();
-    Ok(Plan { sweep: sweep.name.clone(), runs, cells: expansion.cells.len(), stale, warnings })
+    plan.warnings.extend(expansion.idle_excludes.iter().map(warn));
+    Ok(Plan { sweep: sweep.name.clone(), cells: expansion.cells.len(), ..plan })
+}
+
+/// Whether a probe that crashed (its process was killed, the disk was full) is still to be waited for: such runs are tried again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Crashes {
+    /// It is tried again.
+    TriedAgain,
+    /// It was tried again, and its rate has lost.
+    Lost,
+}
+
+/// What planning asks.
+pub(crate) struct Context<'a> {
+    pub(crate) sweep: &'a SweepSpec,
+    pub(crate) store: &'a Store,
+    pub(crate) resolver: &'a dyn Resolver,
+}
+
+/// Distinct runs, in the order in which they were added.
+#[derive(Default)]
+pub(crate) struct RunList {
+    pub(crate) runs: Vec<PlannedRun>,
+    places: HashMap<RunId, usize>,
+}
+
+impl RunList {
+    /// Where a run stands that was added.
+    pub(crate) fn status(&self, id: &RunId) -> PlanStatus {
+        self.places.get(id).map_or(PlanStatus::New, |&index| self.runs[index].status)
+    }
+}
+
+impl Context<'_> {
+    /// The run of a cell.
+    pub(crate) fn resolve(&self, cell: &Cell) -> Result<RunSpec, SpecError> {
+        self.resolver.resolve(&cell.spec).map_err(|error| cell.blame(self.sweep, error))
+    }
+
+    /// What the resolved run of a cell will take.
+    pub(crate) fn estimate(&self, cell: &Cell, resolved: &RunSpec) -> Result<Estimate, SpecError> {
+        self.resolver.estimate(resolved).map_err(|error| cell.blame(self.sweep, error))
+    }
+
+    /// Adds the resolved run of a cell, unless it is there.
+    pub(crate) fn add(&self, list: &mut RunList, cell: &Cell, resolved: RunSpec) -> Result<RunId, PlanError> {
+        let id = RunId::of(&resolved)?;
+        if !list.places.contains_key(&id) {
+            let estimate = self.estimate(cell, &resolved)?;
+            let (status, inputs_changed) = standing(self.store, &id, &resolved, self.resolver)?;
+            list.places.insert(id.clone(), list.runs.len());
+            list.runs.push(PlannedRun { id: id.clone(), spec: resolved, axes: cell.axes(), status, inputs_changed, estimate });
+        }
+        Ok(id)
+    }
 }
 
 /// Where a run stands, and whether its inputs have changed since.
@@ -232,36 +323,19 @@ fn differ(recorded: &Inputs, now: &Inputs) -> bool {
 }
 
 impl Plan {
-    /// The rows of `plan.parquet`, in the plan's order.
+    /// The rows of `plan.parquet`: probes, runs, and cells that wait, each in the plan's order.
     pub fn rows(&self) -> Result<Vec<PlanRow>, SpecError> {
-        self.runs.iter().map(PlannedRun::row).collect()
+        let runs = self.probes.iter().chain(&self.runs).map(PlannedRun::row);
+        runs.chain(self.waiting.iter().map(|cell| Ok(cell.row()))).collect()
     }
 
-    /// The runs that `selection` takes, in the plan's order.
-    pub fn to_run(&self, selection: Selection) -> Vec<&PlannedRun> {
-        self.runs.iter().filter(|run| selection.takes(run)).collect()
-    }
 }
 
 impl PlannedRun {
     fn row(&self) -> Result<PlanRow, SpecError> {
-        Ok(PlanRow {
-            run_id: self.id.to_string(),
-            status: self.status.name().to_owned(),
-            model: self.spec.model.name.clone(),
-            task: self.spec.task.name.clone(),
-            method: self.spec.method_label(),
-            targets: self.spec.targets.label(),
-            layers: self.spec.layers.to_string(),
-            policy: self.spec.policy.name.clone(),
-            seed: self.spec.seed,
-            lr: self.spec.train.lr,
-            total_params: self.estimate.total_params,
-            trainable_params: self.estimate.trainable_params,
-            memory_bytes: self.estimate.memory_bytes,
-            seconds: self.estimate.seconds,
-            spec: canonical_json(&self.spec)?,
-        })
+        let row = row(&self.spec, &self.estimate);
+        let spec = Some(canonical_json(&self.spec)?);
+        Ok(PlanRow { run_id: Some(self.id.to_string()), status: self.status.name().to_owned(), lr: Some(self.spec.train.lr), spec, ..row })
     }
 
     /// The run on one line: `tiny-mamba · world/sentiment · lora r=8 · seed 0`.
@@ -270,8 +344,46 @@ impl PlannedRun {
     }
 }
 
-/// A run on one line: model, task, method, what of targets, layers and policy is not the default, and the seed.
+impl WaitingCell {
+    fn row(&self) -> PlanRow {
+        PlanRow { status: "waiting".to_owned(), ..row(&self.spec, &self.estimate) }
+    }
+}
+
+/// What a run that is not there yet has in common with one that is.
+fn row(spec: &RunSpec, estimate: &Estimate) -> PlanRow {
+    PlanRow {
+        role: if spec.evaluate_test { "cell" } else { "probe" },
+        run_id: None,
+        status: String::new(),
+        model: spec.model.name.clone(),
+        task: spec.task.name.clone(),
+        method: spec.method_label(),
+        targets: spec.targets.label(),
+        layers: spec.layers.to_string(),
+        policy: spec.policy.name.clone(),
+        seed: spec.seed,
+        lr: None,
+        total_params: estimate.total_params,
+        trainable_params: estimate.trainable_params,
+        memory_bytes: estimate.memory_bytes,
+        seconds: estimate.seconds,
+        spec: None,
+    }
+}
+
+/// A run on one line: model, task, method, what of targets, layers and policy is not the default, the seed, and the learning rate of a run
+/// that tries it out.
 pub fn label(spec: &RunSpec) -> String {
+    let mut parts = vec![setting(spec), format!("seed {}", spec.seed)];
+    if !spec.evaluate_test {
+        parts.push(format!("probe of lr {:?}", spec.train.lr));
+    }
+    parts.join(" · ")
+}
+
+/// As [`label`], without seed and learning rate.
+pub(crate) fn setting(spec: &RunSpec) -> String {
     let mut parts = vec![spec.model.name.clone(), spec.task.name.clone(), spec.method_label()];
     if !spec.targets.is_default() {
         parts.push(spec.targets.label());
@@ -282,7 +394,6 @@ pub fn label(spec: &RunSpec) -> String {
     if !is_static(&spec.policy) {
         parts.push(spec.policy.name.clone());
     }
-    parts.push(format!("seed {}", spec.seed));
     parts.join(" · ")
 }
 
@@ -386,8 +497,8 @@ mod tests {
         let (_root, store) = store();
         let plan = plan(&sweep_spec("seeds = [5]"), &store, &TestResolver::default()).unwrap();
         let row = plan.rows().unwrap().remove(0);
-        let spec = RunSpec::from_value(serde_json::from_str(&row.spec).unwrap()).unwrap();
-        assert_eq!(RunId::of(&spec).unwrap().as_str(), row.run_id);
+        let spec = RunSpec::from_value(serde_json::from_str(row.spec.as_deref().unwrap()).unwrap()).unwrap();
+        assert_eq!(Some(RunId::of(&spec).unwrap().to_string()), row.run_id);
         assert_eq!((row.status.as_str(), row.seed, row.seconds, row.method.as_str()), ("new", 5, Some(65.0), "full"));
     }
 }

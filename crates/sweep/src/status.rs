@@ -5,6 +5,7 @@ use crate::ids;
 use crate::plan::{self, PlanStatus};
 use crate::store::Store;
 use peftbench_spec::event::FailureKind;
+use peftbench_spec::lr_selection::LrChoice;
 use peftbench_spec::{Event, RunId};
 use std::collections::BTreeMap;
 
@@ -17,6 +18,8 @@ pub struct StoreStatus {
     pub runs: Vec<RunStatus>,
     /// Failed runs, together where kind and first line of the message agree; the most frequent first.
     pub failures: Vec<FailureGroup>,
+    /// The choices of learning rates, as the last sweep left them.
+    pub choices: Vec<LrChoice>,
 }
 
 /// One run in a store.
@@ -52,7 +55,7 @@ pub struct FailureGroup {
 /// Reads the status of every run in `store`.
 pub fn status(store: &Store) -> Result<StoreStatus, StoreError> {
     let runs = store.runs()?.into_iter().map(|id| run_status(store, id)).collect::<Result<Vec<_>, _>>()?;
-    Ok(StoreStatus { sweep: store.sweep().to_owned(), failures: group(&runs), runs })
+    Ok(StoreStatus { sweep: store.sweep().to_owned(), failures: group(&runs), choices: store.selection()?.lr, runs })
 }
 
 fn run_status(store: &Store, id: RunId) -> Result<RunStatus, StoreError> {
@@ -73,7 +76,7 @@ fn run_status(store: &Store, id: RunId) -> Result<RunStatus, StoreError> {
         _ => checkpoint,
     };
     let result = match (last, status) {
-        (Some(Event::Finished(summary)), PlanStatus::Done) => Some((summary.primary_metric, summary.primary_value)),
+        (Some(Event::Finished(summary)), PlanStatus::Done) => Some(summary.score()),
         _ => None,
     };
     let message = failure.filter(|_| matches!(status, PlanStatus::Failed(_))).map(|failure| failure.message);
@@ -108,7 +111,22 @@ impl StoreStatus {
         counts
     }
 
-    /// The status for people: counts, failures, then a line a run.
+    /// The learning rates, a line each.
+    fn render_choices(&self) -> String {
+        let line = |choice: &LrChoice| {
+            let found = choice.warning().unwrap_or_else(|| {
+                let rate = choice.lr().map_or_else(|| "its probes have yet to end".to_owned(), |lr| format!("{lr:e}"));
+                format!("{}: {rate}", choice.label)
+            });
+            format!("    {found}\n")
+        };
+        match self.choices.is_empty() {
+            true => String::new(),
+            false => format!("\nlearning rates:\n{}", self.choices.iter().map(line).collect::<String>()),
+        }
+    }
+
+    /// The status for people: counts, failures, learning rates, then a line a run.
     pub fn render(&self) -> String {
         let counts: Vec<String> = self.counts().into_iter().map(|(name, count)| format!("{count} {name}")).collect();
         let counts = if counts.is_empty() { "no runs".to_owned() } else { counts.join(", ") };
@@ -119,6 +137,7 @@ impl StoreStatus {
             text += &format!("\n{} ({}):\n", group.kind.name(), runs.join(", "));
             text += &group.message.lines().map(|line| format!("    {line}\n")).collect::<String>();
         }
+        text += &self.render_choices();
         let statuses: Vec<String> = self.runs.iter().map(|run| run.status.to_string()).collect();
         let status_width = statuses.iter().map(String::len).max().unwrap_or(0);
         text += if self.runs.is_empty() { "" } else { "\n" };
@@ -156,7 +175,7 @@ mod tests {
         assert_eq!(status(&store).unwrap().render(), "s: no runs\n");
         let oom = |detail: &str| Some(Failure { kind: FailureKind::Oom, message: format!("out of memory\n{detail}") });
         let done = put(&store, 0, Status::Done, None);
-        let summary = Summary { primary_metric: "accuracy".into(), primary_value: 0.91234, ..Summary::default() };
+        let summary = Summary { primary_metric: "accuracy".into(), primary_value: 0.91234, n_items: 100, ..Summary::default() };
         append_event(&store, &done, &Event::Finished(Box::new(summary)));
         let failed = [put(&store, 1, Status::Failed, oom("at step 3")), put(&store, 2, Status::Failed, oom("at step 4"))];
         let crash = Some(Failure { kind: FailureKind::Crash, message: "killed by signal 11".into() });

@@ -4,6 +4,7 @@
 //! results/<sweep>/store.json            version of this layout
 //! results/<sweep>/.lock                 held by the one process that runs the sweep
 //! results/<sweep>/sweep.toml            the sweep file, as written
+//! results/<sweep>/select.json           what was chosen by `[select]`, and from which runs
 //! results/<sweep>/runs/<id>/manifest.toml  state.json  events.jsonl  run.log  …
 //! ```
 //!
@@ -11,8 +12,11 @@
 //! is no more counts as interrupted.
 
 use crate::atomic;
+use crate::choose::Validation;
 use crate::error::StoreError;
 use crate::state::{State, Status, now};
+use peftbench_spec::event::{EvalRecord, MetricValue};
+use peftbench_spec::lr_selection::SelectionRecord;
 use peftbench_spec::{Event, Manifest, RunId, SpecError, SweepSpec};
 use serde::{Deserialize, Serialize};
 use std::fs::{self, File, TryLockError};
@@ -181,6 +185,43 @@ impl Store {
             line => line.map_err(StoreError::io("read", &path))?,
         };
         Ok(serde_json::from_slice(&line).ok())
+    }
+
+    /// What a finished run scored on validation at the epoch that was best there.
+    pub fn validation(&self, id: &RunId) -> Result<Option<Validation>, StoreError> {
+        let Some(Event::Finished(summary)) = self.last_event(id)? else { return Ok(None) };
+        let path = self.run_dir(id).join("events.jsonl");
+        let text = fs::read_to_string(&path).map_err(StoreError::io("read", &path))?;
+        // An attempt that went on from a checkpoint may have evaluated an epoch again, to the same end.
+        let best = text.lines().rev().filter(|line| line.contains("\"event\":\"eval\"")).find_map(|line| match serde_json::from_str(line) {
+            Ok(Event::Eval(record)) if record.split == "valid" && record.epoch == summary.best_epoch => Some(record),
+            _ => None,
+        });
+        Ok(best.and_then(|EvalRecord { metrics, loss, .. }| {
+            let MetricValue { name, value, higher_is_better, .. } = metrics.into_iter().next()?;
+            Some(Validation { metric: name, higher_is_better, value, loss })
+        }))
+    }
+
+    /// What was chosen of what `[select]` leaves open; nothing where no sweep here chooses anything.
+    pub fn selection(&self) -> Result<SelectionRecord, StoreError> {
+        let path = self.selection_path();
+        let Some(text) = read_if_there(&path)? else { return Ok(SelectionRecord::default()) };
+        serde_json::from_str(&text).map_err(|error| StoreError::Damaged {
+            path,
+            problem: error.to_string(),
+            way_out: "delete the file; `peftbench sweep` writes it again".to_owned(),
+        })
+    }
+
+    /// Writes what was chosen.
+    pub fn write_selection(&self, record: &SelectionRecord) -> Result<(), StoreError> {
+        let text = serde_json::to_string_pretty(record).map_err(|error| SpecError::at("select", error.to_string()))?;
+        atomic::write(&self.selection_path(), format!("{text}\n").as_bytes())
+    }
+
+    fn selection_path(&self) -> PathBuf {
+        self.folder.join("select.json")
     }
 
     /// Removes all that a run has left behind but its log, so that the next attempt is its first.

@@ -89,6 +89,31 @@ pub struct SweepOutcome {
     pub wall_seconds: f64,
 }
 
+impl SweepOutcome {
+    /// Whether every run that was to run has ended of itself.
+    pub fn is_complete(&self) -> bool {
+        self.interrupted + self.not_started == 0
+    }
+
+    /// Runs that were begun now.
+    pub fn begun(&self) -> usize {
+        self.done + self.failed + self.interrupted
+    }
+
+    /// This outcome, where so many of its failed runs were run once more.
+    pub(crate) fn then_again(&self, second: &Self) -> Self {
+        let again = second.done + second.failed + second.interrupted + second.not_started;
+        Self {
+            done: self.done + second.done,
+            failed: (self.failed + second.failed).saturating_sub(again),
+            interrupted: self.interrupted + second.interrupted,
+            not_started: self.not_started + second.not_started,
+            wall_seconds: self.wall_seconds + second.wall_seconds,
+            ..self.clone()
+        }
+    }
+}
+
 /// What workers tell the calling thread.
 enum Report<'a> {
     Started { run: &'a PlannedRun, worker: usize },
@@ -109,11 +134,17 @@ struct Crew<'a> {
 }
 
 impl Supervisor<'_> {
-    /// Runs all runs of the claimed plan that are not done. A failing run never stops the others, unless `fail_fast`. An error means
-    /// that the store could not be written; whatever was under way is stopped and resumable.
-    pub fn run(&self, claim: &Claim, store: &Store, observer: &mut dyn Observer) -> Result<SweepOutcome, StoreError> {
+    /// Runs those of `planned`, which are probes or runs of the claimed plan, that are not done. A failing run never stops the others, unless
+    /// `fail_fast`. An error means that the store could not be written; whatever was under way is stopped and resumable.
+    pub fn run(
+        &self,
+        _claim: &Claim,
+        planned: &[PlannedRun],
+        store: &Store,
+        observer: &mut dyn Observer,
+    ) -> Result<SweepOutcome, StoreError> {
         let begun = Instant::now();
-        let runs = claim.plan.to_run(self.selection);
+        let runs = self.selection.of(planned);
         let seconds: Vec<_> = runs.iter().map(|run| run.estimate.seconds).collect();
         let workers = self.workers.clamp(1, runs.len().max(1));
         let crew = Crew {
@@ -124,7 +155,7 @@ impl Supervisor<'_> {
             pipes: (0..workers).map(|_| StopPipe::default()).collect(),
         };
         let skipped =
-            |wanted: fn(PlanStatus) -> bool| claim.plan.runs.iter().filter(|run| wanted(run.status) && !self.selection.takes(run)).count();
+            |wanted: fn(PlanStatus) -> bool| planned.iter().filter(|run| wanted(run.status) && !self.selection.takes(run)).count();
         let mut outcome = SweepOutcome {
             skipped_done: skipped(|status| status == PlanStatus::Done),
             skipped_failed: skipped(|status| matches!(status, PlanStatus::Failed(_))),

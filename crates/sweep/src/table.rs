@@ -1,9 +1,10 @@
 //! A plan as people read it: aligned columns, totals below.
 
 use crate::ids;
-use crate::plan::{Plan, PlanStatus, PlannedRun, Selection, is_static};
+use crate::plan::{Estimate, Plan, PlanStatus, PlannedRun, Selection, WaitingCell, is_static};
 use crate::schedule;
 use crate::units::{Bytes, Count, Seconds};
+use peftbench_spec::{RunId, RunSpec};
 use std::collections::BTreeMap;
 
 /// A column: its heading, and whether its numbers stand to the right.
@@ -13,90 +14,156 @@ struct Column<'a> {
     cells: Vec<String>,
 }
 
+/// A line of the table: a run, or a cell that is to become one.
+struct Line<'a> {
+    run: String,
+    status: String,
+    spec: &'a RunSpec,
+    axes: &'a [(String, String)],
+    lr: String,
+    estimate: &'a Estimate,
+}
+
 impl Plan {
     /// The plan as a table, with totals for `workers` processes at a time over the runs that `selection` takes. Columns in which no run
-    /// has anything to say are left out; an axis that no column shows has one of its own.
+    /// has anything to say are left out; an axis that no column shows has one of its own. Probes have a table of their own, before the cells.
     pub fn render_table(&self, workers: usize, selection: Selection) -> String {
-        format!("{}\n{}", align(&self.columns()), self.totals(workers, selection))
+        let ids: Vec<RunId> = self.probes.iter().chain(&self.runs).map(|run| run.id.clone()).collect();
+        let width = ids::short_length(&ids);
+        let probes: Vec<Line<'_>> = self.probes.iter().map(|run| Line::of_run(run, width)).collect();
+        let runs = self.runs.iter().map(|run| Line::of_run(run, width));
+        let cells: Vec<Line<'_>> = runs.chain(self.waiting.iter().map(|cell| self.line_of_waiting(cell))).collect();
+        let tables = match probes.is_empty() {
+            true => align(&columns(&cells)),
+            false => format!(
+                "probes of learning rates, scored on validation:\n{}\ncells:\n{}",
+                align(&columns(&probes)),
+                align(&columns(&cells))
+            ),
+        };
+        format!("{tables}\n{}", self.totals(workers, selection))
     }
 
-    fn columns(&self) -> Vec<Column<'_>> {
-        let width = ids::short_length(&self.runs.iter().map(|run| run.id.clone()).collect::<Vec<_>>());
-        let column =
-            |heading, right, cell: &dyn Fn(&PlannedRun) -> String| Column { heading, right, cells: self.runs.iter().map(cell).collect() };
-        let known = |value: Option<String>| value.unwrap_or_else(|| "-".to_owned());
-        let mut columns = vec![
-            column("run", false, &|run| run.id.as_str()[..width].to_owned()),
-            column("status", false, &|run| run.status.to_string()),
-            column("model", false, &|run| run.spec.model.name.clone()),
-            column("task", false, &|run| run.spec.task.name.clone()),
-            column("method", false, &|run| run.spec.method_label()),
-            column("targets", false, &|run| run.spec.targets.label()),
-            column("layers", false, &|run| run.spec.layers.to_string()),
-        ];
-        if self.runs.iter().any(|run| !is_static(&run.spec.policy)) {
-            columns.push(column("policy", false, &|run| run.spec.policy.name.clone()));
-        }
-        for field in self.other_axes() {
-            columns
-                .push(column(field, false, &|run| known(run.axes.iter().find(|(name, _)| name == field).map(|(_, value)| value.clone()))));
-        }
-        columns.push(column("seed", true, &|run| run.spec.seed.to_string()));
-        columns.push(column("lr", true, &|run| format!("{:?}", run.spec.train.lr)));
-        let estimates = [
-            column("trainable", true, &|run| known(run.estimate.trainable_params.map(|count| Count(count).to_string()))),
-            column("memory", true, &|run| known(run.estimate.memory_bytes.map(|bytes| Bytes(bytes).to_string()))),
-            column("time", true, &|run| known(run.estimate.seconds.map(|seconds| Seconds(seconds).to_string()))),
-        ];
-        columns.extend(estimates.into_iter().filter(|column| column.cells.iter().any(|cell| cell != "-")));
-        columns
-    }
-
-    /// Fields that vary and that no fixed column shows.
-    fn other_axes(&self) -> Vec<&str> {
-        const SHOWN: [&str; 10] = ["model", "task", "method", "method.type", "method.r", "targets", "layers", "policy", "seed", "train.lr"];
-        let mut fields: Vec<&str> = Vec::new();
-        for (field, _) in self.runs.iter().flat_map(|run| &run.axes) {
-            if !SHOWN.contains(&field.as_str()) && !fields.contains(&field.as_str()) {
-                fields.push(field);
-            }
-        }
-        fields
+    fn line_of_waiting<'a>(&'a self, cell: &'a WaitingCell) -> Line<'a> {
+        let choice = &self.selection.lr[cell.choice];
+        let probes: usize = choice.candidates.iter().map(|candidate| candidate.probes.len()).sum();
+        let (status, lr) = match choice.is_failed() {
+            true => ("no learning rate", "-".to_owned()),
+            false => ("waiting", format!("chosen from {}", number(probes, "probe"))),
+        };
+        Line { run: "-".to_owned(), status: status.to_owned(), spec: &cell.spec, axes: &cell.axes, lr, estimate: &cell.estimate }
     }
 
     fn totals(&self, workers: usize, selection: Selection) -> String {
-        let mut counts: BTreeMap<PlanStatus, usize> = BTreeMap::new();
-        for run in &self.runs {
-            // Interrupted runs count together, whatever their step.
-            let status = if matches!(run.status, PlanStatus::Interrupted(_)) { PlanStatus::Interrupted(0) } else { run.status };
-            *counts.entry(status).or_default() += 1;
+        let mut text = String::new();
+        if !self.probes.is_empty() {
+            text += &format!("{}: {}\n", number(self.probes.len(), "probe"), counts(&self.probes).join(", "));
         }
-        let name = |status: PlanStatus| if matches!(status, PlanStatus::Failed(_)) { status.to_string() } else { status.name().to_owned() };
-        let counts: Vec<String> = counts.into_iter().map(|(status, count)| format!("{count} {}", name(status))).collect();
-        let from = if self.cells == self.runs.len() { String::new() } else { format!(" from {} cells", self.cells) };
-        let mut text = format!("{}{from}: {}\n", number(self.runs.len(), "run"), counts.join(", "));
-        text += &self.remaining(workers, selection);
+        let (without_rate, waiting): (Vec<_>, Vec<_>) =
+            self.waiting.iter().partition(|cell| self.selection.lr[cell.choice].is_failed());
+        let mut parts = counts(&self.runs);
+        let others = [(waiting.len(), "waiting for probes"), (without_rate.len(), "without a learning rate")];
+        parts.extend(others.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")));
+        let runs = self.runs.len() + self.waiting.len();
+        let from = if self.cells == runs { String::new() } else { format!(" from {} cells", self.cells) };
+        text += &format!("{}{from}: {}\n", number(runs, "run"), parts.join(", "));
+        text += &self.remaining(workers, selection, &waiting);
         if !self.stale.is_empty() {
             text += &format!("{} in the store no longer in the plan\n", number(self.stale.len(), "run"));
         }
         text + &self.warnings.iter().map(|warning| format!("warning: {warning}\n")).collect::<String>()
     }
 
-    fn remaining(&self, workers: usize, selection: Selection) -> String {
-        let runs = self.to_run(selection);
-        if runs.is_empty() {
+    /// What is left: the probes first, then all else.
+    fn remaining(&self, workers: usize, selection: Selection, waiting: &[&WaitingCell]) -> String {
+        let estimates = |runs: &[PlannedRun]| selection.of(runs).into_iter().map(|run| run.estimate).collect::<Vec<_>>();
+        let probes = estimates(&self.probes);
+        let cells: Vec<Estimate> = estimates(&self.runs).into_iter().chain(waiting.iter().map(|cell| cell.estimate)).collect();
+        let all = || probes.iter().chain(&cells);
+        if all().next().is_none() {
             return "nothing to run\n".to_owned();
         }
-        let seconds: Vec<_> = runs.iter().map(|run| run.estimate.seconds).collect();
-        let mut text = format!("{} to run", runs.len());
-        if let Some(wall) = schedule::wall_seconds(&seconds, workers) {
-            text += &format!(", about {} with {}", Seconds(wall), number(workers, "worker"));
+        let wall = |stage: &[Estimate]| schedule::wall_seconds(&stage.iter().map(|estimate| estimate.seconds).collect::<Vec<_>>(), workers);
+        let mut text = format!("{} to run", all().count());
+        if let (Some(first), Some(second)) = (wall(&probes), wall(&cells)) {
+            text += &format!(", about {} with {}", Seconds(first + second), number(workers, "worker"));
+            if !probes.is_empty() && !cells.is_empty() {
+                text += &format!(" ({} of it for {})", Seconds(first), number(probes.len(), "probe"));
+            }
         }
-        if let Some(bytes) = runs.iter().filter_map(|run| run.estimate.memory_bytes).max() {
+        if let Some(bytes) = all().filter_map(|estimate| estimate.memory_bytes).max() {
             text += &format!(", up to {} each", Bytes(bytes));
         }
         text + "\n"
     }
+}
+
+impl<'a> Line<'a> {
+    /// A run, with so many digits of its id.
+    fn of_run(run: &'a PlannedRun, width: usize) -> Self {
+        Self {
+            run: run.id.as_str()[..width].to_owned(),
+            status: run.status.to_string(),
+            spec: &run.spec,
+            axes: &run.axes,
+            lr: format!("{:?}", run.spec.train.lr),
+            estimate: &run.estimate,
+        }
+    }
+}
+
+fn columns<'a>(lines: &'a [Line<'_>]) -> Vec<Column<'a>> {
+    let column = |heading, right, cell: &dyn Fn(&Line<'_>) -> String| Column { heading, right, cells: lines.iter().map(cell).collect() };
+    let known = |value: Option<String>| value.unwrap_or_else(|| "-".to_owned());
+    let mut columns = vec![
+        column("run", false, &|line| line.run.clone()),
+        column("status", false, &|line| line.status.clone()),
+        column("model", false, &|line| line.spec.model.name.clone()),
+        column("task", false, &|line| line.spec.task.name.clone()),
+        column("method", false, &|line| line.spec.method_label()),
+        column("targets", false, &|line| line.spec.targets.label()),
+        column("layers", false, &|line| line.spec.layers.to_string()),
+    ];
+    if lines.iter().any(|line| !is_static(&line.spec.policy)) {
+        columns.push(column("policy", false, &|line| line.spec.policy.name.clone()));
+    }
+    for field in other_axes(lines) {
+        let value = |line: &Line<'_>| line.axes.iter().find(|(name, _)| name == field).map(|(_, value)| value.clone());
+        columns.push(column(field, false, &|line| known(value(line))));
+    }
+    columns.push(column("seed", true, &|line| line.spec.seed.to_string()));
+    columns.push(column("lr", true, &|line| line.lr.clone()));
+    let estimates = [
+        column("trainable", true, &|line| known(line.estimate.trainable_params.map(|count| Count(count).to_string()))),
+        column("memory", true, &|line| known(line.estimate.memory_bytes.map(|bytes| Bytes(bytes).to_string()))),
+        column("time", true, &|line| known(line.estimate.seconds.map(|seconds| Seconds(seconds).to_string()))),
+    ];
+    columns.extend(estimates.into_iter().filter(|column| column.cells.iter().any(|cell| cell != "-")));
+    columns
+}
+
+/// Fields that vary and that no fixed column shows.
+fn other_axes<'a>(lines: &'a [Line<'_>]) -> Vec<&'a str> {
+    const SHOWN: [&str; 10] = ["model", "task", "method", "method.type", "method.r", "targets", "layers", "policy", "seed", "train.lr"];
+    let mut fields: Vec<&str> = Vec::new();
+    for (field, _) in lines.iter().flat_map(|line| line.axes) {
+        if !SHOWN.contains(&field.as_str()) && !fields.contains(&field.as_str()) {
+            fields.push(field);
+        }
+    }
+    fields
+}
+
+/// How many runs stand where: `3 new`, `1 failed (oom)`.
+fn counts(runs: &[PlannedRun]) -> Vec<String> {
+    let mut counts: BTreeMap<PlanStatus, usize> = BTreeMap::new();
+    for run in runs {
+        // Interrupted runs count together, whatever their step.
+        let status = if matches!(run.status, PlanStatus::Interrupted(_)) { PlanStatus::Interrupted(0) } else { run.status };
+        *counts.entry(status).or_default() += 1;
+    }
+    let name = |status: PlanStatus| if matches!(status, PlanStatus::Failed(_)) { status.to_string() } else { status.name().to_owned() };
+    counts.into_iter().map(|(status, count)| format!("{count} {}", name(status))).collect()
 }
 
 fn number(count: usize, thing: &str) -> String {

@@ -309,7 +309,7 @@ fn a_program_that_is_not_there_fails_the_run() {
     let command = |_: &PlannedRun, _: &Path| Command::new("/no/such/program");
     let supervisor = Supervisor { workers: 1, command: &command, fail_fast: false, selection: Selection::default(), stop: Arc::default() };
     let claim = prepare(&bench.spec(), &store, &RESOLVER).unwrap();
-    assert_eq!(counts(&supervisor.run(&claim, &store, &mut ()).unwrap()), [0, 1, 0, 0, 0]);
+    assert_eq!(counts(&supervisor.run(&claim, &claim.plan.runs, &store, &mut ()).unwrap()), [0, 1, 0, 0, 0]);
     assert!(bench.failure(0).1.starts_with("could not start `/no/such/program`: "), "{:?}", bench.failure(0));
 }
 

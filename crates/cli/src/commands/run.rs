@@ -50,6 +50,11 @@ pub fn run(verb: &Run) -> anyhow::Result<Exit> {
     let resolver = RunnerResolver::new(environment.clone(), verb.results.results.clone());
     // A look before anything is written: a sweep of many runs is not for this verb.
     let plan = peftbench_sweep::plan(&sweep, &store, &resolver).map_err(|error| resolver.explain(error))?;
+    if sweep.select_lr.is_some() {
+        let problem = format!("{} chooses learning rates by probes, and this verb runs one run", verb.file.display());
+        let hint = "run it with `peftbench sweep`, or give the rate, e.g. `--set train.lr=1e-3`";
+        return Err(Problem::new(Exit::Usage, problem).hint(hint).into());
+    }
     if plan.runs.len() != 1 {
         let problem = format!("{} has {} runs, and this verb runs one", verb.file.display(), plan.runs.len());
         let hint = "narrow it with `--set`, e.g. `--set seed=0`, or run all with `peftbench sweep`";

@@ -56,8 +56,12 @@ fn result(summary: &Summary) -> String {
     let known = |value: Option<String>| value.unwrap_or_else(|| "-".to_owned());
     let rate = |rate: Option<f64>| known(rate.map(|rate| format!("{} tok/s", Count(rate as u64))));
     let error = summary.primary_stderr.map(|error| format!(" ± {error:.4}")).unwrap_or_default();
+    let test = match summary.n_items {
+        0 => "not read".to_owned(),
+        items => format!("{} {:.4}{error} (standard error over {items} items)", summary.primary_metric, summary.primary_value),
+    };
     let lines = [
-        ("test", format!("{} {:.4}{error} (standard error over {} items)", summary.primary_metric, summary.primary_value, summary.n_items)),
+        ("test", test),
         ("validation", format!("{} {:.4} at epoch {}", summary.primary_metric, summary.valid_value, summary.best_epoch)),
         ("steps", format!("{}, final loss {}", summary.steps_done, known(summary.train_loss_final.map(|loss| format!("{loss:.4}"))))),
         ("training", format!("{}, peak {}", rate(summary.train_tokens_per_second), Bytes(summary.train_peak_bytes))),

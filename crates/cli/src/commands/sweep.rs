@@ -12,7 +12,7 @@ use peftbench_report::{ReportError, ReportOptions, write_report};
 use peftbench_results::plan_table::write_plan;
 use peftbench_results::{ResultsError, collect};
 use peftbench_sweep::units::Seconds;
-use peftbench_sweep::{Claim, PlannedRun, Selection, Store, Supervisor, SweepOutcome, prepare};
+use peftbench_sweep::{Claim, Plan, PlannedRun, Selection, Store, Supervisor, SweepOutcome, prepare};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -29,7 +29,7 @@ pub struct Sweep {
     inputs: InputArgs,
     #[command(flatten)]
     workers: WorkerArgs,
-    /// Stop at the first run that fails; those under way stay resumable
+    /// Stop at the first run that fails; those under way stay resumable. A probe of a learning rate may fail
     #[arg(long)]
     fail_fast: bool,
     /// Runs again what failed, or what is done and whose model or data have changed since; repeatable
@@ -52,7 +52,7 @@ enum Retry {
     Changed,
 }
 
-/// Runs what is left of the sweep.
+/// Runs what is left of the sweep: the probes of learning rates, where it chooses these, and then its cells.
 pub fn run(verb: &Sweep) -> anyhow::Result<Exit> {
     let stop = interrupt::watch()?;
     let sweep = verb.spec.read()?;
@@ -60,50 +60,63 @@ pub fn run(verb: &Sweep) -> anyhow::Result<Exit> {
     let environment = verb.inputs.environment(verb.workers.threads());
     let resolver = RunnerResolver::new(environment.clone(), verb.results.results.clone());
     let mut claim = prepare(&sweep, &store, &resolver).map_err(|error| resolver.explain(error))?;
-    let rows: Vec<_> = claim.plan.rows()?.iter().map(serde_json::to_value).collect::<Result<_, _>>()?;
-    write_plan(&rows, &store.folder().join("plan.parquet"))?;
+    keep_plan(&claim.plan, &store)?;
+    let worker = WorkerCommand::new(environment)?;
+    let command = |_: &PlannedRun, folder: &Path| worker.command(folder);
     let selection = Selection { failed: verb.retry.contains(&Retry::Failed), changed: verb.retry.contains(&Retry::Changed) };
+    let supervisor =
+        Supervisor { workers: verb.workers.workers(), command: &command, fail_fast: verb.fail_fast, selection, stop: stop.clone() };
+    let mut limit = verb.max_runs.unwrap_or(usize::MAX);
+    let mut probed = SweepOutcome::default();
+    if !claim.plan.probes.is_empty() {
+        keep_first(&mut claim.plan.probes, selection, limit);
+        // A rate that fails has lost, and the others are tried.
+        let patient = Supervisor { fail_fast: false, stop: stop.clone(), ..supervisor };
+        let outcome = claim.probe(&sweep, &store, &resolver, |claim, probes| {
+            supervise(&patient, claim, probes, &store, &verb.progress, stop.clone())
+        });
+        probed = outcome?;
+        limit -= probed.begun();
+        keep_plan(&claim.plan, &store)?;
+        eprintln!("{}", describe(&format!("{}: probes of learning rates", sweep.name), &probed));
+    }
     for warning in &claim.plan.warnings {
         eprintln!("warning: {warning}");
     }
-    if let Some(limit) = verb.max_runs {
-        keep_first(&mut claim, selection, limit);
-    }
-    let worker = WorkerCommand::new(environment)?;
-    let supervisor = Supervisor {
-        workers: verb.workers.workers(),
-        command: &|_: &PlannedRun, folder: &Path| worker.command(folder),
-        fail_fast: verb.fail_fast,
-        selection,
-        stop: stop.clone(),
-    };
-    let outcome = supervise(&supervisor, &claim, &store, &verb.progress, stop.clone())?;
+    keep_first(&mut claim.plan.runs, selection, limit);
+    let outcome = supervise(&supervisor, &claim, &claim.plan.runs, &store, &verb.progress, stop.clone())?;
     eprintln!("{}", describe(&sweep.name, &outcome));
     conclude(&store, verb.no_report)?;
-    verdict(&sweep.name, &outcome, stop.load(Ordering::SeqCst))
+    verdict(&claim.plan, &probed, &outcome, stop.load(Ordering::SeqCst))
+}
+
+/// Keeps the plan as a table.
+fn keep_plan(plan: &Plan, store: &Store) -> anyhow::Result<()> {
+    let rows: Vec<_> = plan.rows()?.iter().map(serde_json::to_value).collect::<Result<_, _>>()?;
+    Ok(write_plan(&rows, &store.folder().join("plan.parquet"))?)
 }
 
 /// Leaves only the first `limit` of the runs that are to run; those that are not stay, to be counted.
-fn keep_first(claim: &mut Claim, selection: Selection, limit: usize) {
+fn keep_first(runs: &mut Vec<PlannedRun>, selection: Selection, limit: usize) {
     let mut taken = 0;
-    claim.plan.runs.retain(|run| {
+    runs.retain(|run| {
         let takes = selection.takes(run);
         taken += usize::from(takes);
         !takes || taken <= limit
     });
 }
 
-/// Runs the claimed plan with its progress shown.
+/// Runs `runs` of the claimed plan with their progress shown.
 pub fn supervise(
     supervisor: &Supervisor<'_>,
     claim: &Claim,
+    runs: &[PlannedRun],
     store: &Store,
     progress: &ProgressArgs,
     stop: Arc<AtomicBool>,
 ) -> anyhow::Result<SweepOutcome> {
-    let runs = claim.plan.to_run(supervisor.selection);
-    let mut watcher = Watcher::new(store, &runs, supervisor.workers, progress, stop);
-    let outcome = supervisor.run(claim, store, &mut watcher);
+    let mut watcher = Watcher::new(store, &supervisor.selection.of(runs), supervisor.workers, progress, stop);
+    let outcome = supervisor.run(claim, runs, store, &mut watcher);
     watcher.close();
     outcome.context("the sweep stopped; runs under way can go on")
 }
@@ -150,17 +163,27 @@ fn conclude(store: &Store, no_report: bool) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// The exit code.
-fn verdict(name: &str, outcome: &SweepOutcome, stopped: bool) -> anyhow::Result<Exit> {
-    if stopped && outcome.interrupted + outcome.not_started > 0 {
+/// The exit code. A probe that failed has done its work; a cell without a learning rate has not.
+fn verdict(plan: &Plan, probed: &SweepOutcome, outcome: &SweepOutcome, stopped: bool) -> anyhow::Result<Exit> {
+    if stopped && !(probed.is_complete() && outcome.is_complete()) {
         eprintln!("stopped: the same command goes on from here");
         return Ok(Exit::Interrupted);
     }
-    let failed = outcome.failed + outcome.skipped_failed;
-    if failed > 0 {
-        let runs = if failed == 1 { "1 run has".to_owned() } else { format!("{failed} runs have") };
-        let problem = Problem::new(Exit::RunsFailed, format!("{runs} failed"));
-        return Err(problem.hint(format!("`peftbench status {name}` says why; `--retry failed` runs them again")).into());
+    let has = |count: usize, what: &str| match count {
+        0 => None,
+        1 => Some(format!("1 {what} has")),
+        count => Some(format!("{count} {what}s have")),
+    };
+    let failed = has(outcome.failed + outcome.skipped_failed, "run").map(|runs| format!("{runs} failed"));
+    let without_rate = plan.waiting.iter().filter(|cell| plan.selection.lr[cell.choice].is_failed()).count();
+    let without_rate = has(without_rate, "cell").map(|cells| format!("{cells} no learning rate, because its probes failed"));
+    let problems: Vec<String> = failed.into_iter().chain(without_rate).collect();
+    if !problems.is_empty() {
+        let problem = Problem::new(Exit::RunsFailed, problems.join("; "));
+        return Err(problem.hint(format!("`peftbench status {}` says why; `--retry failed` runs them again", plan.sweep)).into());
+    }
+    if !plan.waiting.is_empty() {
+        eprintln!("{} of the cells wait for their learning rates: the same command goes on from here", plan.waiting.len());
     }
     Ok(Exit::Done)
 }
@@ -171,13 +194,14 @@ mod tests {
 
     #[test]
     fn an_interrupted_sweep_is_that_before_it_is_a_failed_one() {
+        let verdict = |outcome: &SweepOutcome, stopped| verdict(&Plan::default(), &SweepOutcome::default(), outcome, stopped);
         let outcome = SweepOutcome { done: 1, failed: 1, interrupted: 1, wall_seconds: 3.0, ..SweepOutcome::default() };
         assert_eq!(describe("s", &outcome), "s: 1 done, 1 failed, 1 stopped in 3.0 s");
-        assert_eq!(verdict("s", &outcome, true).unwrap(), Exit::Interrupted);
-        assert_eq!(verdict("s", &outcome, false).unwrap_err().to_string(), "1 run has failed");
+        assert_eq!(verdict(&outcome, true).unwrap(), Exit::Interrupted);
+        assert_eq!(verdict(&outcome, false).unwrap_err().to_string(), "1 run has failed");
         let done = SweepOutcome { done: 2, ..SweepOutcome::default() };
-        assert_eq!(verdict("s", &done, true).unwrap(), Exit::Done, "the wish to stop came too late");
+        assert_eq!(verdict(&done, true).unwrap(), Exit::Done, "the wish to stop came too late");
         let before = SweepOutcome { skipped_failed: 2, ..SweepOutcome::default() };
-        assert_eq!(verdict("s", &before, false).unwrap_err().to_string(), "2 runs have failed");
+        assert_eq!(verdict(&before, false).unwrap_err().to_string(), "2 runs have failed");
     }
 }

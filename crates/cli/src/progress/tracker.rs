@@ -98,7 +98,7 @@ impl Tracker {
                 work.tokens_per_second = Some(work.tokens_per_second.map_or(rate, |old| old + SMOOTHING * (rate - old)));
             }
             Event::Phase(record) => work.peak_bytes = work.peak_bytes.max(record.peak_bytes),
-            Event::Finished(summary) => work.result = Some((summary.primary_metric.clone(), summary.primary_value)),
+            Event::Finished(summary) => work.result = Some(summary.score()),
             _ => {}
         }
     }
@@ -205,7 +205,7 @@ mod tests {
         tracker.take(1, &Event::Step(step));
         assert_eq!(tracker.workers[1].as_ref().unwrap().detail(), "step 50/100  loss 1.500  2.0 k tok/s  3.0 MiB");
         assert!((tracker.fraction() - 15.0 / 40.0).abs() < 1e-12);
-        let summary = Summary { primary_metric: "accuracy".into(), primary_value: 0.5, ..Summary::default() };
+        let summary = Summary { primary_metric: "accuracy".into(), primary_value: 0.5, n_items: 10, ..Summary::default() };
         tracker.take(0, &Event::Finished(Box::new(summary)));
         let line = tracker.end(&runs[0], 0, &Outcome::Done, 4.0);
         assert_eq!(line, format!("done    {}  m · t · full · seed 0  accuracy 0.5000  (4.0 s)", &runs[0].id.as_str()[..6]));

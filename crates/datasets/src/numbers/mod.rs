@@ -84,6 +84,11 @@ impl NumberSplits {
         hasher.finalize().to_hex().to_string()
     }
 
+    /// Drops the test split.
+    pub fn drop_test(&mut self) {
+        self.test.indices.clear();
+    }
+
     /// Keeps at most this many sequences of each split; 0 keeps all. As [`crate::Splits::limit`].
     pub fn limit(&mut self, train: usize, valid: usize, test: usize) {
         let splits =

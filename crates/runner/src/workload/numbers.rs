@@ -13,7 +13,7 @@ use peftbench_models::{Network, Pass};
 use peftbench_ops::{D, Device, Tape, Tensor, Var};
 use peftbench_spec::event::{MetricValue, Prediction, Setup};
 use peftbench_spec::manifest::Inputs;
-use peftbench_spec::{Component, RunSpec, SpecError};
+use peftbench_spec::{RunSpec, SpecError};
 
 /// Names of the metrics.
 const ACCURACY: &str = "accuracy";
@@ -62,13 +62,18 @@ impl NumberBatch {
 }
 
 impl NumberData {
-    /// Loads a task over numbers.
-    pub fn load(task: &Component, environment: &Environment) -> Result<Self> {
+    /// Loads the sequences of a run over numbers, no more than it asks for and no test sequence of one that is not scored on them.
+    pub fn load(spec: &RunSpec, environment: &Environment) -> Result<Self> {
+        let task = &spec.task;
         let Some(entry) = find(task) else {
             return Err(SpecError::at("task", format!("`{}` is no task over sequences of numbers", task.name)).into());
         };
         let built = (entry.build)(task).map_err(|e| e.below("task"))?;
-        let (splits, goal) = (built.load(&environment.data_source())?, built.goal());
+        let (mut splits, goal) = (built.load(&environment.data_source())?, built.goal());
+        splits.limit(spec.train.train_samples, spec.train.valid_samples, spec.train.test_samples);
+        if !spec.evaluate_test {
+            splits.drop_test();
+        }
         let teacher = match &goal {
             Goal::Class(_) => None,
             Goal::Teacher { config, seed } => {
@@ -117,8 +122,7 @@ impl NumberData {
 impl NumberWork {
     /// Reads all of it.
     pub fn open(spec: &RunSpec, environment: &Environment) -> Result<Self> {
-        let mut data = NumberData::load(&spec.task, environment)?;
-        data.splits.limit(spec.train.train_samples, spec.train.valid_samples, spec.train.test_samples);
+        let data = NumberData::load(spec, environment)?;
         let files = environment.find_model(&spec.model.name)?;
         data.check(&ModelConfig::read(&files.path)?)?;
         let network = S4d::load(&files.path, &data.device)?;
