@@ -3,7 +3,7 @@
 use crate::axis::Scale;
 use crate::fonts;
 use crate::scene::{Anchor, Bounds, GRAY, GRID, INK, Scene, Text};
-use crate::style::Look;
+use crate::style::{Look, Marker, Stroke};
 
 /// Width of every figure, logical pixels.
 pub const WIDTH: f64 = 1080.0;
@@ -23,6 +23,9 @@ pub struct Canvas {
 /// A dotted line: drawn, and left out.
 pub const DOTS: (f64, f64) = (1.5, 3.0);
 
+/// The look of what belongs to any method.
+const NEUTRAL: Look = Look { color: GRAY, marker: Marker::Disc };
+
 /// What a legend explains.
 pub enum Key {
     /// A method's marker.
@@ -35,8 +38,17 @@ pub enum Key {
     Line,
     /// A method's solid line.
     Curve(Look),
+    /// A method's line, drawn with a stroke.
+    Stroke(Look, Stroke),
     /// A marker with its interval.
     Interval,
+    /// The marker of a choice.
+    Chosen {
+        /// Whether it lies at the end of what there was to choose from.
+        at_edge: bool,
+    },
+    /// A cross for what failed.
+    Cross,
 }
 
 impl Canvas {
@@ -85,6 +97,9 @@ impl Canvas {
             Key::Dotted => scene.dashed((x, y), (x + 21.0, y), GRAY, 1.5, DOTS),
             Key::Line => scene.line((x, y), (x + 20.0, y), GRAY, 1.5),
             Key::Curve(look) => scene.line((x, y), (x + 20.0, y), look.color, 2.5),
+            Key::Stroke(look, stroke) => stroke.path(scene, &[(x, y), (x + 21.0, y)], look.color, 2.5),
+            Key::Chosen { at_edge } => NEUTRAL.draw_chosen(scene, (x + 12.0, y), *at_edge),
+            Key::Cross => NEUTRAL.draw_cross(scene, (x + 12.0, y)),
             Key::Interval => {
                 scene.line((x + 1.0, y), (x + 21.0, y), INK, 1.5);
                 scene.disc((x + 11.0, y), 3.5, INK);

@@ -3,7 +3,7 @@
 use crate::error::{ReportError, Result};
 use crate::labels::Labels;
 use crate::style::Look;
-use peftbench_results::rows::{DimensionRow, LayerRow, Status};
+use peftbench_results::rows::{DimensionRow, LayerRow, Role, SelectRow, Status};
 use peftbench_results::{AggregateRow, Collected, EvalRow, RunRow, StepRow, tables};
 use peftbench_spec::SweepSpec;
 use std::collections::{BTreeMap, BTreeSet};
@@ -15,8 +15,12 @@ pub struct Data {
     pub sweep: String,
     /// What it is for.
     pub description: String,
-    /// Every run.
+    /// Every run that is a cell of the grid.
     pub runs: Vec<RunRow>,
+    /// Every run that tries out a learning rate.
+    pub probes: Vec<RunRow>,
+    /// What the probes are part of.
+    pub select: Vec<SelectRow>,
     /// Every configuration with a result.
     pub aggregates: Vec<AggregateRow>,
     /// Every optimizer step.
@@ -32,6 +36,8 @@ pub struct Data {
     /// Display cells, sorted.
     pub cells: Vec<Cell>,
     names: Names,
+    /// Those of the probes, which may differ from their cells' in options.
+    probe_names: Names,
     methods: Vec<String>,
 }
 
@@ -41,6 +47,31 @@ struct Names {
     tasks: Labels,
     methods: Labels,
     policies: Labels,
+}
+
+impl Names {
+    fn of(runs: &[RunRow]) -> Self {
+        Self {
+            models: Labels::of(runs.iter().map(|r| (r.model.as_str(), r.model_json.as_str()))),
+            tasks: Labels::of(runs.iter().map(|r| (r.task.as_str(), r.task_json.as_str()))),
+            methods: Labels::of(runs.iter().map(|r| (r.method.as_str(), r.method_json.as_str()))),
+            policies: Labels::of(runs.iter().map(|r| (r.policy.as_str(), r.policy_json.as_str()))),
+        }
+    }
+
+    fn place(&self, [model, task, method, targets, layers, policy, policy_json]: [&String; 7]) -> Place {
+        let layers = match policy.as_str() {
+            "static" => layers.clone(),
+            _ => format!("{layers} · {}", self.policies.get(policy_json)),
+        };
+        Place {
+            model: self.models.get(model).to_owned(),
+            task: self.tasks.get(task).to_owned(),
+            method: self.methods.get(method).to_owned(),
+            targets: targets.clone(),
+            layers,
+        }
+    }
 }
 
 /// Where a run or configuration has its place in figures.
@@ -78,17 +109,12 @@ impl Data {
     /// # Errors
     /// A table cannot be read, or no run has a result.
     pub fn read(sweep_dir: &Path, collected: &Collected) -> Result<Self> {
-        let runs = tables::read_runs(sweep_dir)?;
+        let (runs, probes): (Vec<_>, Vec<_>) = tables::read_runs(sweep_dir)?.into_iter().partition(|run| run.role == Role::Cell);
         let aggregates = tables::read_aggregates(sweep_dir)?;
         if aggregates.is_empty() {
-            return Err(nothing_finished(sweep_dir, &runs));
+            return Err(nothing_finished(sweep_dir, &runs, probes.len()));
         }
-        let names = Names {
-            models: Labels::of(runs.iter().map(|r| (r.model.as_str(), r.model_json.as_str()))),
-            tasks: Labels::of(runs.iter().map(|r| (r.task.as_str(), r.task_json.as_str()))),
-            methods: Labels::of(runs.iter().map(|r| (r.method.as_str(), r.method_json.as_str()))),
-            policies: Labels::of(runs.iter().map(|r| (r.policy.as_str(), r.policy_json.as_str()))),
-        };
+        let names = Names::of(&runs);
         let sweep = SweepSpec::read(&sweep_dir.join("sweep.toml")).ok();
         let zero_shot: BTreeSet<&str> = runs.iter().filter(|r| r.is_zero_shot()).map(|r| names.methods.get(&r.method_json)).collect();
         let methods = names.methods.all().into_iter().filter(|label| !zero_shot.contains(label)).map(str::to_owned).collect();
@@ -103,7 +129,10 @@ impl Data {
             cells: Vec::new(),
             names,
             methods,
+            probe_names: Names::of(&probes),
+            select: tables::read_select(sweep_dir)?,
             runs,
+            probes,
             aggregates,
         };
         data.cells = data.choose_cells();
@@ -130,26 +159,21 @@ impl Data {
 
     /// The place of a configuration.
     pub fn place_of_aggregate(&self, row: &AggregateRow) -> Place {
-        self.place([&row.model_json, &row.task_json, &row.method_json, &row.targets, &row.layers, &row.policy, &row.policy_json])
+        self.names.place([&row.model_json, &row.task_json, &row.method_json, &row.targets, &row.layers, &row.policy, &row.policy_json])
     }
 
     /// The place of a run.
     pub fn place_of_run(&self, row: &RunRow) -> Place {
-        self.place([&row.model_json, &row.task_json, &row.method_json, &row.targets, &row.layers, &row.policy, &row.policy_json])
+        self.names.place([&row.model_json, &row.task_json, &row.method_json, &row.targets, &row.layers, &row.policy, &row.policy_json])
     }
 
-    fn place(&self, [model, task, method, targets, layers, policy, policy_json]: [&String; 7]) -> Place {
-        let layers = match policy.as_str() {
-            "static" => layers.clone(),
-            _ => format!("{layers} · {}", self.names.policies.get(policy_json)),
-        };
-        Place {
-            model: self.names.models.get(model).to_owned(),
-            task: self.names.tasks.get(task).to_owned(),
-            method: self.names.methods.get(method).to_owned(),
-            targets: targets.clone(),
-            layers,
-        }
+    /// The place of a run that tries out a learning rate: that of its cell, as far as the two agree.
+    pub fn place_of_probe(&self, row: &RunRow) -> Place {
+        let fields = [&row.model_json, &row.task_json, &row.method_json, &row.targets, &row.layers, &row.policy, &row.policy_json];
+        let (own, cell) = (self.probe_names.place(fields), self.place_of_run(row));
+        // A method that no cell has in this form has no name among theirs.
+        let method = if self.methods.contains(&cell.method) { cell.method } else { own.method };
+        Place { method, ..own }
     }
 
     /// The look of a method.
@@ -261,7 +285,7 @@ fn span(values: impl Iterator<Item = u64>) -> String {
     }
 }
 
-fn nothing_finished(sweep_dir: &Path, runs: &[RunRow]) -> ReportError {
+fn nothing_finished(sweep_dir: &Path, runs: &[RunRow], probes: usize) -> ReportError {
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
     for run in runs {
         *counts.entry(run.status.name()).or_default() += 1;
@@ -269,6 +293,7 @@ fn nothing_finished(sweep_dir: &Path, runs: &[RunRow]) -> ReportError {
     let listed: Vec<String> = counts.iter().map(|(status, count)| format!("{count} {status}")).collect();
     let failed = runs.iter().filter(|run| run.status == Status::Failed);
     let failure = failed.filter_map(|run| run.failure_message.as_deref()).next().map(|m| format!("; an error: {m}")).unwrap_or_default();
+    let listed = listed.into_iter().chain((probes > 0).then(|| format!("{probes} probes of learning rates"))).collect::<Vec<_>>();
     let reasons = format!(" ({}{failure})", listed.join(", "));
     ReportError::NothingFinished { path: sweep_dir.to_owned(), runs: runs.len(), reasons }
 }

@@ -1,6 +1,6 @@
 //! How a method looks: one colour and one marker, the same in every figure of a report.
 
-use crate::scene::{Color, Point, Scene};
+use crate::scene::{Color, INK, PAPER, Point, Scene};
 
 /// Eight colours that stay apart under the common kinds of colour blindness (after Okabe and Ito, "Color universal design", 2008, and
 /// Tol, "Colour schemes", 2021), none too light for a line on white.
@@ -67,6 +67,48 @@ impl Look {
                 scene.area(vec![(x, y - r), (x + r, y), (x, y + r), (x - r, y)], self.color);
             }
             Marker::Down => scene.area(vec![(x, y + r * 1.2), (x + r * 1.1, y - r * 0.8), (x - r * 1.1, y - r * 0.8)], self.color),
+        }
+    }
+}
+
+impl Look {
+    /// Draws the marker as that of a choice, in a ring where it lies at the end of what there was to choose from.
+    pub fn draw_chosen(&self, scene: &mut Scene, at: Point, at_edge: bool) {
+        if at_edge {
+            scene.disc(at, 9.0, INK);
+            scene.disc(at, 7.8, PAPER);
+        } else {
+            scene.disc(at, 7.0, PAPER);
+        }
+        self.draw(scene, at, 5.0);
+    }
+
+    /// Draws a cross in its colour: something failed.
+    pub fn draw_cross(&self, scene: &mut Scene, (x, y): Point) {
+        for slope in [-1.0, 1.0] {
+            scene.line((x - 3.5, y - 3.5 * slope), (x + 3.5, y + 3.5 * slope), self.color, 1.8);
+        }
+    }
+}
+
+/// How a line is drawn: lines of one colour are told apart by it.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Stroke {
+    /// Pixels drawn and left out; none for a line without gaps.
+    dashes: Option<(f64, f64)>,
+}
+
+impl Stroke {
+    /// The stroke of the line at `index` among those of one colour; the first four differ.
+    pub fn of(index: usize) -> Self {
+        Self { dashes: [None, Some((7.0, 3.5)), Some((2.0, 3.0)), Some((12.0, 4.0))][index % 4] }
+    }
+
+    /// Draws segments through the points.
+    pub fn path(&self, scene: &mut Scene, points: &[Point], color: Color, width: f64) {
+        match self.dashes {
+            None => scene.path(points.to_vec(), color, width),
+            Some(dashes) => points.windows(2).for_each(|ends| scene.dashed(ends[0], ends[1], color, width, dashes)),
         }
     }
 }

@@ -13,7 +13,7 @@ use peftbench_results::collect;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use synthetic::{Size, write_choices, write_sweep};
+use synthetic::{Size, write_choices, write_probes, write_sweep};
 
 fn sweep(size: &Size) -> (tempfile::TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
@@ -21,6 +21,7 @@ fn sweep(size: &Size) -> (tempfile::TempDir, PathBuf) {
     write_sweep(&path, size);
     if size.models > 0 {
         write_choices(&path, size);
+        write_probes(&path, size);
     }
     (folder, path)
 }
@@ -147,6 +148,33 @@ fn a_choice_has_the_rank_that_its_score_has_among_all() {
     assert!(text.lines().skip(1).all(|line| line.split(',').nth(6) == Some("4")), "{text}");
 }
 
+#[test]
+fn probes_are_in_the_figure_of_learning_rates_and_in_no_other_result() {
+    let (_folder, with) = sweep(&Size::SMALL);
+    let folder = tempfile::tempdir().unwrap();
+    let without = folder.path().join("synthetic");
+    write_sweep(&without, &Size::SMALL);
+    write_choices(&without, &Size::SMALL);
+    for path in [&with, &without] {
+        write_report(path, &everything()).unwrap();
+    }
+    let (with, without) = (bytes(&with), bytes(&without));
+    let tables = ["runs", "select", "steps", "evals", "memory", "layers", "dimensions", "params"]
+        .map(|name| PathBuf::from(format!("tables/{name}.parquet")));
+    let own = |path: &&PathBuf| {
+        !tables.contains(path) && !path.starts_with("report") && path.file_stem().is_none_or(|name| name != "learning-rates")
+    };
+    assert_eq!(with.keys().filter(own).collect::<Vec<_>>(), without.keys().filter(own).collect::<Vec<_>>());
+    for path in with.keys().filter(own) {
+        assert!(with[path] == without[path], "{} has something of a probe", path.display());
+    }
+    let csv = String::from_utf8(with[Path::new("figures/learning-rates.csv")].clone()).unwrap();
+    assert_eq!(csv.lines().count(), 1 + 8);
+    assert!(csv.contains(",failed,false,,") && csv.contains(",done,true,highest,"), "{csv}");
+    let page = String::from_utf8(with[Path::new("report/index.html")].clone()).unwrap();
+    assert!(page.contains("chosen by 8 probe runs") && page.contains("id=\"learning-rates\""));
+}
+
 /// Writes two sweeps for a person to look at, a whole paper's worth and the smallest with one seed:
 /// `SHOW=some/folder cargo test --release -p peftbench-report -- --ignored`.
 #[test]
@@ -155,6 +183,7 @@ fn show() {
     let path = PathBuf::from(std::env::var("SHOW").unwrap());
     for (name, size) in [("large", Size::LARGE), ("small", Size { seeds: 1, ..Size::SMALL })] {
         write_sweep(&path.join(name), &size);
+        write_probes(&path.join(name), &size);
         write_report(&path.join(name), &everything()).unwrap();
     }
 }

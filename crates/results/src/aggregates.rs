@@ -1,6 +1,6 @@
 //! `aggregates`: one row per configuration, over its seeds. A configuration is all of a spec but the seed.
 
-use crate::rows::{Column, PredictionRow, Row, RunRow, Status, columns};
+use crate::rows::{Column, PredictionRow, Role, Row, RunRow, Status, columns};
 use crate::statistics::{
     Interval, IntervalKind, bootstrap_items, bootstrap_seeds_items, mean, median, normal_interval, standard_deviation, t_interval,
 };
@@ -171,11 +171,11 @@ impl AggregateRow {
     }
 }
 
-/// One row per configuration with at least one result, sorted by model, task, method, targets, layers, policy, group id. `scores` may
+/// One row per configuration with at least one result, probes aside, sorted by model, task, method, targets, layers, policy, group id. `scores` may
 /// lack runs: their groups then have no item-level interval.
 pub fn aggregate(runs: &[RunRow], scores: &ItemScores) -> Vec<AggregateRow> {
     let mut groups: BTreeMap<&str, Vec<&RunRow>> = BTreeMap::new();
-    for run in runs {
+    for run in runs.iter().filter(|run| run.role == Role::Cell) {
         groups.entry(&run.group_id).or_default().push(run);
     }
     let mut rows: Vec<AggregateRow> = groups.into_values().filter_map(|group| group_row(&group, scores)).collect();

@@ -6,17 +6,23 @@
 use crate::aggregates::{aggregate, item_scores};
 use crate::error::{Result, ResultsError};
 use crate::fragments::{RunRows, fragment_path, write_fragments};
-use crate::rows::{DimensionRow, EvalRow, LayerRow, MemoryRow, ParamRow, PredictionRow, Row, RunRow, Status, StepRow};
+use crate::rows::{
+    DimensionRow, EvalRow, LayerRow, LrSource, MemoryRow, ParamRow, PredictionRow, Role, Row, RunRow, SelectRow, Status, StepRow,
+};
 use crate::store::Table;
 use crate::tables::table_path;
-use std::collections::BTreeMap;
+use peftbench_spec::RunId;
+use peftbench_spec::lr_selection::{LrChoice, SelectionRecord};
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// What [`collect`] found and wrote.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Collected {
-    /// Runs by status.
+    /// Cells' runs by status.
     pub runs: BTreeMap<Status, usize>,
+    /// Probes by status.
+    pub probes: BTreeMap<Status, usize>,
     /// Configurations with a result.
     pub configurations: usize,
     /// Runs whose files could not be read, with the reason. They are in no table.
@@ -37,14 +43,15 @@ pub struct Damaged {
 }
 
 impl Collected {
-    /// How many runs have this status.
+    /// How many cells' runs have this status.
     pub fn count(&self, status: Status) -> usize {
         self.runs.get(&status).copied().unwrap_or(0)
     }
 }
 
 /// Merges every run under `<sweep_dir>/runs` into `<sweep_dir>/tables`: `runs`, `steps`, `evals`, `memory`, `layers`, `dimensions`, `params`,
-/// `predictions` and `aggregates`, each sorted by run id. Failed and unfinished runs are in `runs` with their status and error.
+/// `predictions` and `aggregates`, each sorted by run id, and `select` with the choices of learning rates in their order. Failed and unfinished
+/// runs are in `runs` with their status and error.
 ///
 /// # Errors
 /// There is no folder `runs`, no run in it, or a table cannot be written. A damaged run is no error: see [`Collected::damaged`].
@@ -179,16 +186,37 @@ impl Fragments {
         put(&self.params, table_path::<ParamRow>(sweep_dir))?;
         put(&self.predictions, table_path::<PredictionRow>(sweep_dir))?;
         let runs_path = table_path::<RunRow>(sweep_dir);
-        let runs: Vec<RunRow> = self.run.rows(&runs_path)?;
+        let mut runs: Vec<RunRow> = self.run.rows(&runs_path)?;
+        let choices = choices(sweep_dir)?;
+        let selected: BTreeSet<&str> = choices.iter().flat_map(|choice| &choice.runs).map(RunId::as_str).collect();
+        for run in runs.iter_mut().filter(|run| selected.contains(run.run_id.as_str())) {
+            run.lr_source = LrSource::Selected;
+        }
+        let rows: Vec<Vec<SelectRow>> = choices.iter().map(|choice| SelectRow::of_choice(choice, &runs)).collect::<Result<_>>()?;
+        put(&Table::of(&rows.concat())?, table_path::<SelectRow>(sweep_dir))?;
         let predictions: Vec<PredictionRow> = self.predictions.rows(&table_path::<PredictionRow>(sweep_dir))?;
         let aggregates = aggregate(&runs, &item_scores(&predictions));
         put(&Table::of(&aggregates)?, table_path::<crate::AggregateRow>(sweep_dir))?;
-        put(&self.run, runs_path)?;
+        put(&Table::of(&runs)?, runs_path)?;
         collected.configurations = aggregates.len();
         for run in &runs {
-            *collected.runs.entry(run.status).or_default() += 1;
+            let counts = if run.role == Role::Probe { &mut collected.probes } else { &mut collected.runs };
+            *counts.entry(run.status).or_default() += 1;
         }
         Ok(())
+    }
+}
+
+/// The choices of learning rates that the sweep has recorded.
+fn choices(sweep_dir: &Path) -> Result<Vec<LrChoice>> {
+    let path = sweep_dir.join("select.json");
+    match std::fs::read(&path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
+        text => {
+            let text = text.map_err(|e| ResultsError::io("read", &path, e))?;
+            let record: SelectionRecord = serde_json::from_slice(&text).map_err(|e| ResultsError::table(&path, e))?;
+            Ok(record.lr)
+        }
     }
 }
 

@@ -3,10 +3,10 @@
 
 use crate::error::{Result, ResultsError};
 use crate::events::{Attributed, Outcome, RunEvents};
-use crate::rows::{DimensionRow, EvalRow, LayerRow, MemoryRow, ParamRow, PredictionRow, Row, RunRow, Status, StepRow};
+use crate::rows::{DimensionRow, EvalRow, LayerRow, MemoryRow, ParamRow, PredictionRow, Role, Row, RunRow, Status, StepRow};
 use crate::store::Table;
 use peftbench_spec::canonical::canonical_json;
-use peftbench_spec::event::{FailureKind, PhaseRecord, SCHEMA_VERSION, Setup, Summary};
+use peftbench_spec::event::{EvalRecord, FailureKind, PhaseRecord, SCHEMA_VERSION, Setup, Summary};
 use peftbench_spec::{LrScheduler, Manifest, RunId};
 use serde::Deserialize;
 use std::path::{Path, PathBuf};
@@ -158,6 +158,7 @@ fn spec_columns(manifest: &Manifest) -> Result<RunRow> {
         run_id: manifest.run_id.to_string(),
         group_id: RunId::of(&without_seed)?.to_string(),
         sweep: manifest.sweep.clone(),
+        role: if spec.evaluate_test { Role::Cell } else { Role::Probe },
         model: spec.model.name.clone(),
         model_json: canonical_json(&spec.model)?,
         task: spec.task.name.clone(),
@@ -304,6 +305,8 @@ fn summary_columns(row: &mut RunRow, summary: &Summary, events: &RunEvents) {
         events.evals.iter().flat_map(|e| &e.record.metrics).find(is_primary).map(|metric| metric.higher_is_better);
     row.n_items = Some(summary.n_items as u64);
     row.valid_value = Some(summary.valid_value);
+    let is_best = |eval: &&EvalRecord| eval.split == "valid" && eval.epoch == summary.best_epoch;
+    row.valid_loss = events.evals.iter().map(|entry| &entry.record).filter(is_best).next_back().and_then(|eval| eval.loss);
     row.best_epoch = Some(u64::from(summary.best_epoch));
     row.forgetting_loss_before = summary.forgetting_loss_before;
     row.forgetting_loss_after = summary.forgetting_loss_after;

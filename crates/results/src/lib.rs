@@ -27,4 +27,4 @@ pub use aggregates::AggregateRow;
 pub use collect::{Collected, collect};
 pub use error::ResultsError;
 pub use fragments::write_fragments;
-pub use rows::{DimensionRow, EvalRow, LayerRow, MemoryRow, ParamRow, PredictionRow, RunRow, StepRow};
+pub use rows::{DimensionRow, EvalRow, LayerRow, MemoryRow, ParamRow, PredictionRow, RunRow, SelectRow, StepRow};

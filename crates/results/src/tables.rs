@@ -2,7 +2,7 @@
 
 use crate::aggregates::AggregateRow;
 use crate::error::{Result, ResultsError};
-use crate::rows::{Column, DimensionRow, EvalRow, LayerRow, MemoryRow, ParamRow, PredictionRow, Row, RunRow, StepRow};
+use crate::rows::{Column, DimensionRow, EvalRow, LayerRow, MemoryRow, ParamRow, PredictionRow, Row, RunRow, SelectRow, StepRow};
 use crate::store::Table;
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
@@ -134,4 +134,16 @@ pub fn read_params(sweep_dir: &Path) -> Result<Vec<ParamRow>> {
 /// As [`read_runs`].
 pub fn read_predictions(sweep_dir: &Path) -> Result<Vec<PredictionRow>> {
     read_merged(sweep_dir)
+}
+
+/// Every probe of every choice of a learning rate; none where the sweep chose none.
+///
+/// # Errors
+/// As [`read_runs`].
+pub fn read_select(sweep_dir: &Path) -> Result<Vec<SelectRow>> {
+    match read_merged(sweep_dir) {
+        // Tables of a version that knew no selection.
+        Err(ResultsError::NoRuns { .. }) => Ok(Vec::new()),
+        other => other,
+    }
 }

@@ -4,13 +4,13 @@
 
 mod synthetic;
 
-use peftbench_results::rows::Status;
+use peftbench_results::rows::{LrSource, Role, Status};
 use peftbench_results::statistics::IntervalKind;
 use peftbench_results::{Collected, ResultsError, collect, tables, write_fragments};
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use synthetic::{Size, write_sweep};
+use synthetic::{Size, write_probes, write_sweep};
 
 struct Sweep {
     _folder: tempfile::TempDir,
@@ -160,4 +160,27 @@ fn folders_without_runs_are_named() {
     assert!(matches!(error, ResultsError::NoRuns { .. }), "{error}");
     assert!(error.to_string().contains("no runs here"));
     assert!(matches!(tables::read_runs(folder.path()).unwrap_err(), ResultsError::NoRuns { .. }));
+}
+
+#[test]
+fn choices_of_learning_rates_are_a_table_and_probes_no_configuration() {
+    let sweep = sweep();
+    let before = collect(&sweep.path).unwrap();
+    assert_eq!(tables::read_select(&sweep.path).unwrap(), []);
+    let configurations = tables::read_aggregates(&sweep.path).unwrap();
+    write_probes(&sweep.path, &Size::SMALL);
+    let after = collect(&sweep.path).unwrap();
+    assert_eq!((&after.runs, after.configurations), (&before.runs, before.configurations));
+    assert_eq!(tables::read_aggregates(&sweep.path).unwrap(), configurations);
+    assert_eq!(after.probes, BTreeMap::from([(Status::Done, 7), (Status::Failed, 1)]));
+    let rows = tables::read_select(&sweep.path).unwrap();
+    let chosen: Vec<_> =
+        rows.iter().filter(|row| row.chosen).map(|row| (row.lr, row.at_edge.as_deref(), row.valid_loss.is_some())).collect();
+    assert_eq!((rows.len(), chosen), (8, vec![(1e-3, None, true), (1e-1, Some("highest"), true)]));
+    let lost = rows.iter().find(|row| row.status == Status::Failed).unwrap();
+    assert_eq!((lost.failure_kind.as_deref(), lost.valid_value, lost.chosen), (Some("nan_loss"), None, false));
+    let runs = tables::read_runs(&sweep.path).unwrap();
+    let probes: Vec<_> = runs.iter().filter(|run| run.role == Role::Probe).collect();
+    assert_eq!((probes.len(), runs.iter().filter(|run| run.lr_source == LrSource::Selected).count()), (8, 2));
+    assert!(probes.iter().all(|run| run.primary_value.is_none() && run.lr_source == LrSource::Fixed));
 }

@@ -22,7 +22,9 @@ use peftbench_models::Network;
 use peftbench_models::slots::SlotMut;
 use peftbench_ops::device::kind;
 use peftbench_ops::{Param, Tensor};
-use peftbench_spec::event::{DimensionRecord, EvalRecord, Event, FailureKind, MetricValue, ParamRecord, PhaseRecord, SCHEMA_VERSION, Setup, Summary};
+use peftbench_spec::event::{
+    DimensionRecord, EvalRecord, Event, FailureKind, MetricValue, ParamRecord, PhaseRecord, SCHEMA_VERSION, Setup, Summary,
+};
 use peftbench_spec::manifest::Inputs;
 use peftbench_spec::{Component, RunSpec};
 use std::collections::{BTreeMap, BTreeSet};

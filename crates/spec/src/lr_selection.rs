@@ -44,7 +44,10 @@ impl TryFrom<RawLrSelection> for LrSelection {
         grid.sort_by(f64::total_cmp);
         grid.dedup();
         if grid.len() < 2 {
-            return Err(SpecError::at("grid", "expected at least two different rates to choose from; a single one is `train.lr` in [base]"));
+            return Err(SpecError::at(
+                "grid",
+                "expected at least two different rates to choose from; a single one is `train.lr` in [base]",
+            ));
         }
         let empty = |key: &str, problem: &str| Err(SpecError::at(key, problem));
         match (&raw.seeds, &raw.per) {
@@ -142,7 +145,10 @@ impl LrChoice {
                     Edge::Lowest => ("lowest", "lower"),
                     Edge::Highest => ("highest", "higher"),
                 };
-                Some(format!("{}: the best rate, {lr:e}, is the {which} of the grid; a {beyond} one may be better: extend `select.lr.grid`", self.label))
+                Some(format!(
+                    "{}: the best rate, {lr:e}, is the {which} of the grid; a {beyond} one may be better: extend `select.lr.grid`",
+                    self.label
+                ))
             }
             Decision::Failed { problem } => Some(format!("{}: no learning rate: {problem}", self.label)),
         }

@@ -281,7 +281,8 @@ match = { method.type = "full", seed = 1 }
     #[test]
     fn a_selection_of_learning_rates_is_read_and_gives_way_to_a_rate_that_is_set() {
         let select = "[select.lr]\ngrid = [1e-2, 1e-4, 1e-3]\nprobe = { train.epochs = 1, \"train.train_samples\" = 200 }\n";
-        let mut sweep = SweepSpec::parse(Path::new("s.toml"), &format!("{}{select}", SWEEP.replace("train.lr = [1e-3, 1e-2]", ""))).unwrap();
+        let mut sweep =
+            SweepSpec::parse(Path::new("s.toml"), &format!("{}{select}", SWEEP.replace("train.lr = [1e-3, 1e-2]", ""))).unwrap();
         let selection = sweep.select_lr.clone().unwrap();
         assert_eq!(selection.grid, [1e-4, 1e-3, 1e-2]);
         assert_eq!(selection.probe, [("train.epochs".to_owned(), 1.into()), ("train.train_samples".to_owned(), 200.into())]);

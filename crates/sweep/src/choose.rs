@@ -60,7 +60,8 @@ pub fn choose(tried: &[Tried]) -> Decision {
     let metrics: BTreeSet<&str> = probes().filter_map(|(_, result)| scored(result)).map(|found| found.metric.as_str()).collect();
     if metrics.len() > 1 {
         let metrics = metrics.into_iter().collect::<Vec<_>>().join(", ");
-        let problem = format!("the probes have different primary metrics ({metrics}), whose mean says nothing: let `select.lr.per` name `task`");
+        let problem =
+            format!("the probes have different primary metrics ({metrics}), whose mean says nothing: let `select.lr.per` name `task`");
         return Decision::Failed { problem };
     }
     let Some(best) = tried.iter().filter_map(survivor).max_by(better) else {
@@ -175,10 +176,7 @@ mod tests {
         let Decision::Failed { problem } = choose(&rates(vec![vec![DIVERGED], vec![ProbeResult::Failed(FailureKind::Oom)]])) else {
             panic!("a rate was chosen")
         };
-        assert_eq!(
-            problem,
-            "no rate has a score from all of its probes: 0000000000000000 (nan_loss), 000000000000000a (oom)"
-        );
+        assert_eq!(problem, "no rate has a score from all of its probes: 0000000000000000 (nan_loss), 000000000000000a (oom)");
         let Decision::Failed { problem } = choose(&rates(vec![vec![good(), error(0.1)], vec![good(), error(0.2)]])) else {
             panic!("metrics were mixed")
         };

@@ -95,8 +95,13 @@ pub(crate) fn check(field: &str) -> Result<(), String> {
 fn blank_run() -> Value {
     let run = json!({"model": "m", "task": "t", "method": "none"});
     // What is left out of the data of a run that has none of it.
-    let every =
-        |run| RunSpec { init_adapter: Some(String::new()), forgetting: Some(Component::named("")), allow_overlap: true, evaluate_test: false, ..run };
+    let every = |run| RunSpec {
+        init_adapter: Some(String::new()),
+        forgetting: Some(Component::named("")),
+        allow_overlap: true,
+        evaluate_test: false,
+        ..run
+    };
     RunSpec::from_value(run).ok().and_then(|run| serde_json::to_value(every(run)).ok()).unwrap_or_default()
 }
 

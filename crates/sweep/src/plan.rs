@@ -328,7 +328,6 @@ impl Plan {
         let runs = self.probes.iter().chain(&self.runs).map(PlannedRun::row);
         runs.chain(self.waiting.iter().map(|cell| Ok(cell.row()))).collect()
     }
-
 }
 
 impl PlannedRun {

@@ -11,8 +11,11 @@ use serde_json::{Value, json};
 type Result<T> = std::result::Result<T, SpecError>;
 
 /// Fields that probes and `per` cannot name.
-const OWN: [(&str, &str); 3] =
-    [(LR, "it is what is chosen, from `select.lr.grid`"), ("seed", "probes have `select.lr.seeds`"), ("evaluate_test", "a probe never reads the test split")];
+const OWN: [(&str, &str); 3] = [
+    (LR, "it is what is chosen, from `select.lr.grid`"),
+    ("seed", "probes have `select.lr.seeds`"),
+    ("evaluate_test", "a probe never reads the test split"),
+];
 
 /// Checks what `[select.lr]` says of fields, and that nothing else gives the rate. `varied`: what varies in the sweep, with its place.
 pub(crate) fn check(sweep: &SweepSpec, varied: &[(String, &Axis)]) -> Result<()> {
@@ -29,11 +32,13 @@ pub(crate) fn check(sweep: &SweepSpec, varied: &[(String, &Axis)]) -> Result<()>
         LR => "base.train.lr".to_owned(),
         table => format!("base.{table}.lr"),
     });
-    let varied = || varied.iter().find(|(_, axis)| axis.values.iter().any(|value| gives_lr(&axis.field, value))).map(|(place, _)| place.clone());
+    let varied =
+        || varied.iter().find(|(_, axis)| axis.values.iter().any(|value| gives_lr(&axis.field, value))).map(|(place, _)| place.clone());
     match fixed.or_else(varied) {
         None => Ok(()),
         Some(place) => {
-            let problem = format!("the learning rate is also chosen, by `[select.lr]` in {}: leave out one of the two", line(sweep, "select.lr"));
+            let problem =
+                format!("the learning rate is also chosen, by `[select.lr]` in {}: leave out one of the two", line(sweep, "select.lr"));
             Err(at_place(sweep, &place, problem))
         }
     }

@@ -21,7 +21,14 @@ struct Rated<'a> {
 
 /// The plan of the cells of a sweep that chooses learning rates.
 pub(crate) fn plan_cells(context: &Context<'_>, selection: &LrSelection, cells: &[Cell], crashes: Crashes) -> Result<Plan, PlanError> {
-    let mut choices = Choices { context, selection, first_seed: cells[0].spec.seed, probes: RunList::default(), made: Vec::new(), indices: HashMap::new() };
+    let mut choices = Choices {
+        context,
+        selection,
+        first_seed: cells[0].spec.seed,
+        probes: RunList::default(),
+        made: Vec::new(),
+        indices: HashMap::new(),
+    };
     let rated = cells.iter().map(|cell| choices.rate(cell)).collect::<Result<Vec<_>, PlanError>>()?;
     choices.check_fields()?;
     choices.decide(crashes)?;
@@ -71,7 +78,9 @@ impl<'a> Choices<'a> {
     /// Resolves a cell and adds its probes.
     fn rate(&mut self, cell: &'a Cell) -> Result<Rated<'a>, PlanError> {
         let (context, selection) = (self.context, self.selection);
-        let at = |index| context.resolve(&probes::with_rate(context.sweep, selection, cell, index)?);
+        // Errors are the cell's own, which knows of no rate.
+        let at =
+            |index| context.resolve(&Cell { choices: cell.choices.clone(), ..probes::with_rate(context.sweep, selection, cell, index)? });
         let (resolved, other) = (at(0)?, at(1)?);
         // Where two rates come to the same run, nothing trains by a rate.
         if resolved == other {
@@ -180,7 +189,11 @@ mod tests {
         };
         for (epoch, value) in [(1, value), (2, 0.99)] {
             let metric = MetricValue { name: "accuracy".into(), value, stderr: None, n_items: 10, higher_is_better: true };
-            append_event(store, id, &Event::Eval(EvalRecord { epoch, split: "valid".into(), metrics: vec![metric], ..EvalRecord::default() }));
+            append_event(
+                store,
+                id,
+                &Event::Eval(EvalRecord { epoch, split: "valid".into(), metrics: vec![metric], ..EvalRecord::default() }),
+            );
         }
         append_event(store, id, &Event::Finished(Box::new(Summary { best_epoch: 1, ..Summary::default() })));
         store.write_state(id, &state.ended(Status::Done, None)).unwrap();
@@ -266,7 +279,8 @@ mod tests {
     #[test]
     fn cells_that_agree_in_the_named_fields_share_a_choice() {
         let (_root, store) = store();
-        let grid = "seeds = [0, 1]\n[axes]\ntask = [\"a\", \"b\"]\nmethod = [{ type = \"lora\", r = 2 }, { type = \"lora\", r = 4 }, \"full\"]\n";
+        let grid =
+            "seeds = [0, 1]\n[axes]\ntask = [\"a\", \"b\"]\nmethod = [{ type = \"lora\", r = 2 }, { type = \"lora\", r = 4 }, \"full\"]\n";
         let choices = |more: &str| {
             let plan = planned(&store, &format!("{grid}[select.lr]\ngrid = [1e-4, 1e-2]\n{more}"));
             let probes = |choice: &LrChoice| choice.candidates[0].probes.len();
@@ -294,7 +308,10 @@ mod tests {
         let message = plan(&sweep, &store, &TestResolver::default()).unwrap_err().to_string();
         assert!(message.contains("`base.train.lr`: the learning rate is also chosen"), "{message}");
         for (more, expected) in [
-            ("probe = { train.epoch = 1 }", "s.toml:5: `select.lr.probe.train.epoch`: `epoch` is not a field of `train`; did you mean `epochs`?"),
+            (
+                "probe = { train.epoch = 1 }",
+                "s.toml:5: `select.lr.probe.train.epoch`: `epoch` is not a field of `train`; did you mean `epochs`?",
+            ),
             ("probe = { train.lr = 1 }", "s.toml:5: `select.lr.probe.train.lr`: `train.lr` has no place here: it is what is chosen"),
             ("probe = { seed = 1 }", "s.toml:5: `select.lr.probe.seed`: `seed` has no place here: probes have `select.lr.seeds`"),
             ("probe = { evaluate_test = true }", "s.toml:5: `select.lr.probe.evaluate_test`: `evaluate_test` has no place here"),

@@ -193,10 +193,11 @@ impl Store {
         let path = self.run_dir(id).join("events.jsonl");
         let text = fs::read_to_string(&path).map_err(StoreError::io("read", &path))?;
         // An attempt that went on from a checkpoint may have evaluated an epoch again, to the same end.
-        let best = text.lines().rev().filter(|line| line.contains("\"event\":\"eval\"")).find_map(|line| match serde_json::from_str(line) {
-            Ok(Event::Eval(record)) if record.split == "valid" && record.epoch == summary.best_epoch => Some(record),
-            _ => None,
-        });
+        let best =
+            text.lines().rev().filter(|line| line.contains("\"event\":\"eval\"")).find_map(|line| match serde_json::from_str(line) {
+                Ok(Event::Eval(record)) if record.split == "valid" && record.epoch == summary.best_epoch => Some(record),
+                _ => None,
+            });
         Ok(best.and_then(|EvalRecord { metrics, loss, .. }| {
             let MetricValue { name, value, higher_is_better, .. } = metrics.into_iter().next()?;
             Some(Validation { metric: name, higher_is_better, value, loss })

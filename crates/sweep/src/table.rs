@@ -59,8 +59,7 @@ impl Plan {
         if !self.probes.is_empty() {
             text += &format!("{}: {}\n", number(self.probes.len(), "probe"), counts(&self.probes).join(", "));
         }
-        let (without_rate, waiting): (Vec<_>, Vec<_>) =
-            self.waiting.iter().partition(|cell| self.selection.lr[cell.choice].is_failed());
+        let (without_rate, waiting): (Vec<_>, Vec<_>) = self.waiting.iter().partition(|cell| self.selection.lr[cell.choice].is_failed());
         let mut parts = counts(&self.runs);
         let others = [(waiting.len(), "waiting for probes"), (without_rate.len(), "without a learning rate")];
         parts.extend(others.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}")));

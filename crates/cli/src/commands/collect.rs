@@ -22,7 +22,10 @@ pub fn run(verb: &Collect) -> anyhow::Result<Exit> {
     let collected = collect(store.folder())?;
     warn_of_damage(&collected);
     let counts: Vec<String> = collected.runs.iter().map(|(status, count)| format!("{count} {}", status.name())).collect();
-    output::print(&format!("{}: {}; {} configurations with a result\n", store.sweep(), counts.join(", "), collected.configurations))?;
+    let probes: Vec<String> = collected.probes.iter().map(|(status, count)| format!("{count} {}", status.name())).collect();
+    let probes = if probes.is_empty() { String::new() } else { format!("; probes: {}", probes.join(", ")) };
+    let configurations = collected.configurations;
+    output::print(&format!("{}: {}; {configurations} configurations with a result{probes}\n", store.sweep(), counts.join(", ")))?;
     let tables: String = collected.tables.iter().map(|path| format!("{}\n", path.display())).collect();
     output::print(&tables)?;
     Ok(Exit::Done)

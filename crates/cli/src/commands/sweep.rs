@@ -72,9 +72,8 @@ pub fn run(verb: &Sweep) -> anyhow::Result<Exit> {
         keep_first(&mut claim.plan.probes, selection, limit);
         // A rate that fails has lost, and the others are tried.
         let patient = Supervisor { fail_fast: false, stop: stop.clone(), ..supervisor };
-        let outcome = claim.probe(&sweep, &store, &resolver, |claim, probes| {
-            supervise(&patient, claim, probes, &store, &verb.progress, stop.clone())
-        });
+        let outcome = claim
+            .probe(&sweep, &store, &resolver, |claim, probes| supervise(&patient, claim, probes, &store, &verb.progress, stop.clone()));
         probed = outcome?;
         limit -= probed.begun();
         keep_plan(&claim.plan, &store)?;

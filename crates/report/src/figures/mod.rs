@@ -8,6 +8,7 @@ mod heat;
 mod importance;
 mod layer_activity;
 mod layers;
+mod learning_rates;
 mod memory;
 mod parameters;
 mod scatter;
@@ -44,7 +45,7 @@ pub struct Drawing {
 }
 
 /// Every figure, in the order of the page.
-pub const FIGURES: [fn() -> Box<dyn Figure>; 12] = [
+pub const FIGURES: [fn() -> Box<dyn Figure>; 13] = [
     || Box::new(accuracy::Accuracy),
     || Box::new(memory::Memory),
     || Box::new(parameters::Parameters),
@@ -55,6 +56,7 @@ pub const FIGURES: [fn() -> Box<dyn Figure>; 12] = [
     || Box::new(importance::Importance),
     || Box::new(dimensions::Dimensions),
     || Box::new(selection_rank::SelectionRank),
+    || Box::new(learning_rates::LearningRates),
     || Box::new(curves::TrainingLoss),
     || Box::new(curves::Validation),
 ];

@@ -5,9 +5,11 @@
 
 mod details;
 mod run;
+mod select;
 
 pub use details::{DimensionRow, EvalRow, LayerRow, MemoryRow, ParamRow, PredictionRow, StepRow};
-pub use run::{RunRow, Status};
+pub use run::{LrSource, Role, RunRow, Status};
+pub use select::SelectRow;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -91,6 +93,7 @@ mod tests {
         fields_are_columns::<DimensionRow>();
         fields_are_columns::<ParamRow>();
         fields_are_columns::<PredictionRow>();
+        fields_are_columns::<SelectRow>();
         fields_are_columns::<crate::AggregateRow>();
     }
 }

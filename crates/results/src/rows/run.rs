@@ -34,6 +34,28 @@ impl Status {
     }
 }
 
+/// What a run is for.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Role {
+    /// A cell of the grid: its score on the test split is a result.
+    #[default]
+    Cell,
+    /// It tries out a learning rate and is scored on validation only; it is no result.
+    Probe,
+}
+
+/// Where a learning rate comes from.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LrSource {
+    /// The sweep file gives it.
+    #[default]
+    Fixed,
+    /// Probes chose it.
+    Selected,
+}
+
 /// One run: its spec as columns, what was loaded, what came out, what it cost.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
@@ -48,6 +70,8 @@ pub struct RunRow {
     pub group_id: String,
     /// Name of the sweep.
     pub sweep: String,
+    /// What it is for.
+    pub role: Role,
     /// How far it came.
     pub status: Status,
     /// Kind of failure, for a failed or interrupted run.
@@ -92,6 +116,8 @@ pub struct RunRow {
     pub eval_batch_size: u64,
     /// Peak learning rate.
     pub lr: f64,
+    /// Where it comes from.
+    pub lr_source: LrSource,
     /// Learning-rate schedule.
     pub lr_scheduler: String,
     /// Warm-up as a fraction of all steps.
@@ -184,6 +210,8 @@ pub struct RunRow {
     pub n_items: Option<u64>,
     /// Its value on the validation split at the best epoch.
     pub valid_value: Option<f64>,
+    /// Mean loss on the validation split at the best epoch, nats a token, where the evaluation has one.
+    pub valid_loss: Option<f64>,
     /// The best epoch on validation; 0 where nothing was trained.
     pub best_epoch: Option<u64>,
     /// Mean loss on the text of `forgetting` before training.
@@ -277,6 +305,7 @@ impl Row for RunRow {
         count("attempt"),
         text("group_id"),
         text("sweep"),
+        text("role"),
         text("status"),
         text("failure_kind"),
         text("failure_message"),
@@ -299,6 +328,7 @@ impl Row for RunRow {
         count("gradient_accumulation"),
         count("eval_batch_size"),
         number("lr"),
+        text("lr_source"),
         text("lr_scheduler"),
         number("warmup_ratio"),
         number("weight_decay"),
@@ -345,6 +375,7 @@ impl Row for RunRow {
         flag("primary_higher_is_better"),
         count("n_items"),
         number("valid_value"),
+        number("valid_loss"),
         count("best_epoch"),
         number("forgetting_loss_before"),
         number("forgetting_loss_after"),

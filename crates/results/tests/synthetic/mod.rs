@@ -6,6 +6,7 @@
 use peftbench_spec::event::{
     DimensionRecord, EvalRecord, FailureKind, MetricValue, ParamRecord, PhaseRecord, Prediction, Setup, StepRecord, Summary,
 };
+use peftbench_spec::lr_selection::{Candidate, Decision, Edge, LrChoice, SelectionRecord};
 use peftbench_spec::manifest::{Inputs, Provenance};
 use peftbench_spec::seed::{Stream, stream};
 use peftbench_spec::{Event, Manifest, RunSpec};
@@ -110,6 +111,36 @@ pub fn write_choices(folder: &Path, size: &Size) {
     }
 }
 
+/// Adds the choices of learning rates that a sweep has made: two methods at four rates, one of which diverged with the one and was the best
+/// with the other.
+pub fn write_probes(folder: &Path, size: &Size) {
+    let (model, task) = (&MODELS[0], &TASKS[0]);
+    let mut choices = Vec::new();
+    for (index, (method, ..)) in methods().into_iter().take(2).enumerate() {
+        let (targets, mut candidates) = (model.3[0], Vec::new());
+        for (position, lr) in [1e-4, 1e-3, 1e-2, 1e-1].into_iter().enumerate() {
+            let fails = (index == 0 && position == 3).then_some(FailureKind::NanLoss);
+            let gain = 0.1 * if index == 0 { 2.0 - position.abs_diff(1) as f64 } else { position as f64 };
+            let cell = Cell { targets: json!(targets), gain, fails, lr, probe: true, ..Cell::new(model, task, method.clone(), 0) };
+            write_run(folder, size, &cell);
+            candidates.push(Candidate { lr, probes: vec![cell.manifest().run_id] });
+        }
+        let chosen = Cell { targets: json!(targets), ..Cell::new(model, task, method.clone(), 0) };
+        let (lr, at_edge) = if index == 0 { (1e-3, None) } else { (1e-1, Some(Edge::Highest)) };
+        let label = format!("{} · {} · {}", model.0, task.0, chosen.manifest().spec.method_label());
+        let decision = Decision::Chosen { lr, at_edge };
+        choices.push(LrChoice {
+            label,
+            cells_with: json!({ "method": method }),
+            candidates,
+            decision,
+            runs: vec![chosen.manifest().run_id],
+        });
+    }
+    let record = SelectionRecord { lr: choices };
+    std::fs::write(folder.join("select.json"), serde_json::to_string(&record).unwrap()).unwrap();
+}
+
 /// One run of each kind that has no result.
 fn odd_runs(folder: &Path, size: &Size) -> Vec<PathBuf> {
     let cell = |seed| Cell { gain: 0.1, ..Cell::new(&MODELS[0], &TASKS[0], json!("bitfit"), seed) };
@@ -137,6 +168,9 @@ struct Cell<'a> {
     speed: f64,
     fails: Option<FailureKind>,
     killed: bool,
+    lr: f64,
+    /// Whether it is scored on validation only.
+    probe: bool,
 }
 
 impl<'a> Cell<'a> {
@@ -157,13 +191,15 @@ impl<'a> Cell<'a> {
             speed,
             fails: None,
             killed: false,
+            lr: 0.002,
+            probe: false,
         }
     }
 
     fn manifest(&self) -> Manifest {
         let spec = json!({
             "model": self.model.0, "task": self.task.0, "method": self.method, "targets": self.targets, "layers": self.layers,
-            "policy": if self.layers == "last:25%" { "rst" } else { "static" }, "seed": self.seed, "train": {"epochs": 3, "lr": 0.002, "batch_size": 8, "train_samples": 160},
+            "policy": if self.layers == "last:25%" { "rst" } else { "static" }, "seed": self.seed, "train": {"epochs": 3, "lr": self.lr, "batch_size": 8, "train_samples": 160}, "evaluate_test": !self.probe,
         });
         let mut manifest = Manifest::new("synthetic", RunSpec::from_value(spec).unwrap()).unwrap();
         manifest.inputs = Inputs { model: Some("m".repeat(64)), tokenizer: Some("t".repeat(64)), dataset: Some("d".repeat(64)) };
@@ -358,7 +394,7 @@ fn ending(cell: &Cell<'_>, steps: u64, reached: f64, random: &mut Stream) -> Vec
         primary_metric: "accuracy".into(),
         primary_value: value,
         primary_stderr: Some((value * (1.0 - value) / 120.0).sqrt()),
-        n_items: 120,
+        n_items: if cell.probe { 0 } else { 120 },
         valid_value: reached,
         best_epoch: if trained { 3 } else { 0 },
         forgetting_loss_before: None,
@@ -380,8 +416,10 @@ fn ending(cell: &Cell<'_>, steps: u64, reached: f64, random: &mut Stream) -> Vec
         events.push(phase("train", seconds, seconds * 0.96, peak));
     }
     events.push(phase("eval", 0.9, 0.85, cell.model.2 * 5));
-    events.push(eval("test", steps, summary.best_epoch, value));
-    events.push(Event::Predictions { step: steps, split: "test".into(), items: items.collect() });
+    if !cell.probe {
+        events.push(eval("test", steps, summary.best_epoch, value));
+        events.push(Event::Predictions { step: steps, split: "test".into(), items: items.collect() });
+    }
     events.push(phase("save", 0.05, 0.0, 0));
     events.push(Event::Finished(Box::new(summary)));
     events
