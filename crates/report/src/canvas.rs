@@ -38,7 +38,7 @@ pub enum Key {
     Line,
     /// A method's solid line.
     Curve(Look),
-    /// A method's line, drawn with a stroke.
+    /// A method's line and marker, drawn with a stroke.
     Stroke(Look, Stroke),
     /// A marker with its interval.
     Interval,
@@ -97,7 +97,10 @@ impl Canvas {
             Key::Dotted => scene.dashed((x, y), (x + 21.0, y), GRAY, 1.5, DOTS),
             Key::Line => scene.line((x, y), (x + 20.0, y), GRAY, 1.5),
             Key::Curve(look) => scene.line((x, y), (x + 20.0, y), look.color, 2.5),
-            Key::Stroke(look, stroke) => stroke.path(scene, &[(x, y), (x + 21.0, y)], look.color, 2.5),
+            Key::Stroke(look, stroke) => {
+                stroke.path(scene, &[(x, y), (x + 21.0, y)], look.color, 2.0);
+                look.draw(scene, (x + 10.5, y), 4.0);
+            }
             Key::Chosen { at_edge } => NEUTRAL.draw_chosen(scene, (x + 12.0, y), *at_edge),
             Key::Cross => NEUTRAL.draw_cross(scene, (x + 12.0, y)),
             Key::Interval => {

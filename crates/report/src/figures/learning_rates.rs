@@ -88,6 +88,8 @@ impl Figure for LearningRates {
 
 const PANEL_HEIGHT: f64 = 280.0;
 const LEFT_AXIS: f64 = 66.0;
+/// Room for the mark of a chosen rate.
+const MARK: f64 = 14.0;
 
 /// The probes of all choices, those that several choices share once for each.
 fn probes(data: &Data) -> Vec<Probe<'_>> {
@@ -199,14 +201,22 @@ fn draw_panel(scene: &mut Scene, panel: Bounds, styles: &Styles<'_>, lines: &[Li
             }
         }
     }
-    // Marks lie on top of all lines.
+    // Marks lie on top of all lines, and side by side where one would cover another.
+    let mut taken: Vec<Point> = Vec::new();
     for (index, line) in lines.iter().enumerate() {
         let look = styles.look(line);
         for rate in &line.rates {
             let at = x.at(rate.lr);
             match rate.score() {
                 None => look.draw_cross(scene, (at, panel.bottom - 9.0 - 10.0 * index as f64)),
-                Some(score) if rate.chosen => look.draw_chosen(scene, (at, y.at(score)), rate.at_edge),
+                Some(score) if rate.chosen => {
+                    let mut mark = (at, y.at(score));
+                    while taken.iter().any(|other| (other.0 - mark.0).abs() < MARK && (other.1 - mark.1).abs() < MARK) {
+                        mark.0 += MARK;
+                    }
+                    look.draw_chosen(scene, mark, rate.at_edge);
+                    taken.push(mark);
+                }
                 Some(score) => scene.disc((at, y.at(score)), 2.4, look.color),
             }
         }
@@ -248,7 +258,7 @@ fn note(probes: &[Probe<'_>]) -> String {
     let points =
         if several { "Points are means over the probes of a rate, thin upright lines their range." } else { "Each point is one probe." };
     let mut note = format!(
-        "{points} Of equal scores the lower validation loss wins, then the smaller rate. {} of {} choices lie at an end of the grid.",
+        "{points} Of equal scores the lower validation loss wins, then the smaller rate. Choices at an end of the grid: {} of {}.",
         with(&|row| row.at_edge.is_some()),
         choices.len()
     );
