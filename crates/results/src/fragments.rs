@@ -306,7 +306,7 @@ fn summary_columns(row: &mut RunRow, summary: &Summary, events: &RunEvents) {
     row.n_items = Some(summary.n_items as u64);
     row.valid_value = Some(summary.valid_value);
     let is_best = |eval: &&EvalRecord| eval.split == "valid" && eval.epoch == summary.best_epoch;
-    row.valid_loss = events.evals.iter().map(|entry| &entry.record).filter(is_best).next_back().and_then(|eval| eval.loss);
+    row.valid_loss = events.evals.iter().map(|entry| &entry.record).rfind(is_best).and_then(|eval| eval.loss);
     row.best_epoch = Some(u64::from(summary.best_epoch));
     row.forgetting_loss_before = summary.forgetting_loss_before;
     row.forgetting_loss_after = summary.forgetting_loss_after;

@@ -43,7 +43,7 @@ pub struct AnyTable {
 pub type ReadAny = fn(&Path) -> Result<AnyTable>;
 
 /// Every merged table by its name.
-pub const ALL: [(&str, ReadAny); 9] = [
+pub const ALL: [(&str, ReadAny); 10] = [
     (RunRow::TABLE, any::<RunRow>),
     (AggregateRow::TABLE, any::<AggregateRow>),
     (StepRow::TABLE, any::<StepRow>),
@@ -53,6 +53,7 @@ pub const ALL: [(&str, ReadAny); 9] = [
     (DimensionRow::TABLE, any::<DimensionRow>),
     (ParamRow::TABLE, any::<ParamRow>),
     (PredictionRow::TABLE, any::<PredictionRow>),
+    (SelectRow::TABLE, any::<SelectRow>),
 ];
 
 fn any<R: Row>(sweep_dir: &Path) -> Result<AnyTable> {

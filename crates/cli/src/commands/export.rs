@@ -16,7 +16,7 @@ pub struct Export {
     #[arg(value_name = "SWEEP")]
     sweep: Option<String>,
     /// Which table: `results` and `activations` as the report has them; `runs`, `aggregates`, `steps`, `evals`, `memory`, `layers`, `dimensions`,
-    /// `params` and `predictions` as the Parquet files have them
+    /// `params`, `predictions` and `select` as the Parquet files have them
     #[arg(long, value_name = "TABLE", default_value = "results")]
     table: String,
     /// These columns only, in this order, separated by commas
