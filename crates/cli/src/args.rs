@@ -54,6 +54,8 @@ pub enum Verb {
     #[command(hide = true)]
     Worker(commands::worker::Worker),
     #[command(hide = true)]
+    ArrayTask(commands::array_task::ArrayTask),
+    #[command(hide = true)]
     ProfileCell(commands::profile::ProfileCell),
 }
 

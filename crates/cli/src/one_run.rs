@@ -6,7 +6,7 @@ use crate::exit::{self, Exit, Problem};
 use crate::worker_command::WorkerCommand;
 use peftbench_runner::Environment;
 use peftbench_spec::{Manifest, RunId, SpecError, SweepSpec};
-use peftbench_sweep::{PlannedRun, Resolver, Selection, State, Status, Store, Supervisor, prepare};
+use peftbench_sweep::{Claim, PlannedRun, Resolver, Selection, State, Status, Store, Supervisor, prepare};
 use serde_json::{Map, Value, json};
 use std::path::Path;
 use std::sync::Arc;
@@ -53,7 +53,17 @@ pub fn run(
     progress: &ProgressArgs,
     stop: Arc<AtomicBool>,
 ) -> anyhow::Result<Ended> {
-    let claim = prepare(sweep, store, resolver)?;
+    run_claimed(&prepare(sweep, store, resolver)?, store, environment, progress, stop)
+}
+
+/// The same for a sweep that is claimed.
+pub fn run_claimed(
+    claim: &Claim,
+    store: &Store,
+    environment: Environment,
+    progress: &ProgressArgs,
+    stop: Arc<AtomicBool>,
+) -> anyhow::Result<Ended> {
     let [run] = claim.plan.runs.as_slice() else {
         return Err(Problem::new(Exit::Usage, format!("expected one run, found {}", claim.plan.runs.len())).into());
     };
@@ -65,7 +75,7 @@ pub fn run(
         selection: Selection { failed: true, changed: true },
         stop: stop.clone(),
     };
-    supervise(&supervisor, &claim, &claim.plan.runs, store, progress, stop)?;
+    supervise(&supervisor, claim, &claim.plan.runs, store, progress, stop)?;
     let state = store.state(&run.id)?.unwrap_or_else(State::planned);
     Ok(Ended { id: run.id.clone(), state })
 }

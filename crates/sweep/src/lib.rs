@@ -25,6 +25,7 @@ mod probes;
 pub mod process;
 pub mod schedule;
 mod selection;
+pub mod slurm;
 pub mod state;
 pub mod status;
 pub mod store;
@@ -39,7 +40,7 @@ pub use plan::{Estimate, Plan, PlanRow, PlanStatus, PlannedRun, Resolver, Select
 pub use state::{Failure, State, Status};
 pub use store::Store;
 pub use supervise::{Observer, Outcome, Supervisor, SweepOutcome};
-pub use sweep::{Claim, prepare, sweep};
+pub use sweep::{Claim, prepare, prepare_run, sweep};
 
 #[cfg(test)]
 mod testing;

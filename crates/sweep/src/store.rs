@@ -5,6 +5,8 @@
 //! results/<sweep>/.lock                 held by the one process that runs the sweep
 //! results/<sweep>/sweep.toml            the sweep file, as written
 //! results/<sweep>/select.json           what was chosen by `[select]`, and from which runs
+//! results/<sweep>/slurm/<n>/            what was handed to Slurm: submit.sh, runs.txt, job, logs
+//! results/<sweep>/runs/<id>/.lock       held by the one process that works on the run
 //! results/<sweep>/runs/<id>/manifest.toml  state.json  events.jsonl  run.log  …
 //! ```
 //!
@@ -38,13 +40,30 @@ struct Version {
     store_version: u32,
 }
 
-/// The right to change a sweep's folder, held until it is dropped or the process ends, however it ends.
+/// The right to change a folder, held until it is dropped or the process ends, however it ends.
 #[derive(Debug)]
-pub struct SweepLock {
+pub struct FolderLock {
     file: File,
 }
 
-impl Drop for SweepLock {
+impl FolderLock {
+    /// Locks the file at `path` and writes into it who did; nothing where it is locked.
+    fn take(path: &Path) -> Result<Option<Self>, StoreError> {
+        // Not truncated on opening: until the lock is ours, the text is another's.
+        let open = fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path);
+        let mut file = open.map_err(StoreError::io("open", path))?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Ok(None),
+            Err(TryLockError::Error(error)) => return Err(StoreError::io("lock", path)(error)),
+        }
+        let text = format!("pid {}, since {}\n", std::process::id(), now());
+        file.set_len(0).and_then(|()| file.write_all(text.as_bytes())).map_err(StoreError::io("write", path))?;
+        Ok(Some(Self { file }))
+    }
+}
+
+impl Drop for FolderLock {
     fn drop(&mut self) {
         // Closing alone would leave the lock with a child that another thread forked and that has not yet begun its program. An error
         // changes nothing: the file is closed next.
@@ -110,26 +129,24 @@ impl Store {
     }
 
     /// Takes the sweep for this process, making its folder where needed; an error names the process that has it.
-    pub fn lock(&self) -> Result<SweepLock, StoreError> {
+    pub fn lock(&self) -> Result<FolderLock, StoreError> {
         atomic::make_folder(&self.folder)?;
         let path = self.folder.join(".lock");
-        // Not truncated on opening: until the lock is ours, the text is another's.
-        let open = fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path);
-        let mut file = open.map_err(StoreError::io("open", &path))?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let text = fs::read_to_string(&path).unwrap_or_default();
-                let holder = if text.trim().is_empty() { "it has not said its name" } else { text.trim() };
-                return Err(StoreError::Locked { sweep: self.sweep.clone(), holder: holder.to_owned(), path });
-            }
-            Err(TryLockError::Error(error)) => return Err(StoreError::io("lock", &path)(error)),
-        }
-        let text = format!("pid {}, since {}\n", std::process::id(), now());
-        file.set_len(0).and_then(|()| file.write_all(text.as_bytes())).map_err(StoreError::io("write", &path))?;
+        let Some(lock) = FolderLock::take(&path)? else {
+            let text = fs::read_to_string(&path).unwrap_or_default();
+            let holder = if text.trim().is_empty() { "it has not said its name" } else { text.trim() };
+            return Err(StoreError::Locked { sweep: self.sweep.clone(), holder: holder.to_owned(), path });
+        };
         let version = format!("{}\n", serde_json::json!(Version { store_version: STORE_VERSION }));
         atomic::write(&self.version_path(), version.as_bytes())?;
-        Ok(SweepLock { file })
+        Ok(lock)
+    }
+
+    /// Takes one run for this process; nothing where another has it, here or on another machine that shares the folder.
+    pub fn lock_run(&self, id: &RunId) -> Result<Option<FolderLock>, StoreError> {
+        let folder = self.run_dir(id);
+        atomic::make_folder(&folder)?;
+        FolderLock::take(&folder.join(".lock"))
     }
 
     /// Keeps the sweep file, as written.
@@ -232,7 +249,7 @@ impl Store {
         self.write_state(id, &State::planned())?;
         for entry in fs::read_dir(&folder).map_err(StoreError::io("read", &folder))? {
             let path = entry.map_err(StoreError::io("read", &folder))?.path();
-            let kept = ["state.json", "run.log"].iter().any(|name| path.ends_with(name));
+            let kept = [".lock", "state.json", "run.log"].iter().any(|name| path.ends_with(name));
             let removed = match (kept, path.is_dir()) {
                 (true, _) => Ok(()),
                 (false, true) => fs::remove_dir_all(&path),

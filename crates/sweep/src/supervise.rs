@@ -79,6 +79,8 @@ pub struct SweepOutcome {
     pub interrupted: usize,
     /// Runs that were to run and were not begun.
     pub not_started: usize,
+    /// Of these, runs that another process works on, or has done meanwhile.
+    pub elsewhere: usize,
     /// Runs that were finished before.
     pub skipped_done: usize,
     /// Runs that failed before and were not asked for again.
@@ -90,6 +92,17 @@ pub struct SweepOutcome {
 }
 
 impl SweepOutcome {
+    /// Of runs that `selection` leaves out, why; nothing has run yet.
+    pub fn of_skipped(planned: &[PlannedRun], selection: Selection) -> Self {
+        let skipped = |wanted: fn(PlanStatus) -> bool| planned.iter().filter(|run| wanted(run.status) && !selection.takes(run)).count();
+        Self {
+            skipped_done: skipped(|status| status == PlanStatus::Done),
+            skipped_failed: skipped(|status| matches!(status, PlanStatus::Failed(_))),
+            skipped_changed: skipped(|status| status == PlanStatus::Changed),
+            ..Self::default()
+        }
+    }
+
     /// Whether every run that was to run has ended of itself.
     pub fn is_complete(&self) -> bool {
         self.interrupted + self.not_started == 0
@@ -108,6 +121,7 @@ impl SweepOutcome {
             failed: (self.failed + second.failed).saturating_sub(again),
             interrupted: self.interrupted + second.interrupted,
             not_started: self.not_started + second.not_started,
+            elsewhere: self.elsewhere + second.elsewhere,
             wall_seconds: self.wall_seconds + second.wall_seconds,
             ..self.clone()
         }
@@ -119,6 +133,7 @@ enum Report<'a> {
     Started { run: &'a PlannedRun, worker: usize },
     Event { run: &'a PlannedRun, worker: usize, event: Box<Event> },
     Ended { run: &'a PlannedRun, worker: usize, outcome: Outcome, seconds: f64 },
+    Elsewhere,
     Broken(StoreError),
 }
 
@@ -154,14 +169,7 @@ impl Supervisor<'_> {
             halt: AtomicBool::new(false),
             pipes: (0..workers).map(|_| StopPipe::default()).collect(),
         };
-        let skipped =
-            |wanted: fn(PlanStatus) -> bool| planned.iter().filter(|run| wanted(run.status) && !self.selection.takes(run)).count();
-        let mut outcome = SweepOutcome {
-            skipped_done: skipped(|status| status == PlanStatus::Done),
-            skipped_failed: skipped(|status| matches!(status, PlanStatus::Failed(_))),
-            skipped_changed: skipped(|status| status == PlanStatus::Changed),
-            ..SweepOutcome::default()
-        };
+        let mut outcome = SweepOutcome::of_skipped(planned, self.selection);
         thread::scope(|scope| {
             let (sender, receiver) = mpsc::sync_channel(EVENTS_IN_FLIGHT);
             for worker in 0..workers {
@@ -231,6 +239,13 @@ impl<'a> Crew<'a> {
 
     /// One attempt at one run, from claim to verdict.
     fn attempt(&self, run: &'a PlannedRun, worker: usize, reports: &SyncSender<Report<'a>>) -> Result<(), StoreError> {
+        let lock = self.store.lock_run(&run.id)?;
+        // Since it was planned another process may have taken it up, or done it.
+        let is_done_since = !matches!(run.status, PlanStatus::Done | PlanStatus::Changed) && self.store.is_done(&run.id)?;
+        if lock.is_none() || is_done_since {
+            self.report(reports, Report::Elsewhere);
+            return Ok(());
+        }
         if !self.outlives_orphan(&run.id)? {
             return Ok(());
         }
@@ -334,6 +349,7 @@ fn tell(observer: &mut dyn Observer, report: Report<'_>, sum: &mut SweepOutcome)
             }
             observer.run_ended(run, worker, &outcome, seconds);
         }
+        Report::Elsewhere => sum.elsewhere += 1,
         Report::Broken(_) => {}
     }
 }

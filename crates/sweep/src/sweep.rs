@@ -4,16 +4,17 @@ use crate::atomic;
 use crate::error::PlanError;
 use crate::plan::{self, Crashes, Plan, PlannedRun, Resolver};
 use crate::state::State;
-use crate::store::{Store, SweepLock};
+use crate::store::{FolderLock, Store};
 use crate::supervise::{Observer, Supervisor, SweepOutcome};
 use peftbench_spec::{Manifest, SweepSpec};
 
-/// A planned sweep that no other process can run while this lives. What is taken out of its plan is not run.
+/// A planned sweep that no other process can run while this lives, or one run of it. What is taken out of its plan is not run.
 #[derive(Debug)]
 pub struct Claim {
     /// The plan.
     pub plan: Plan,
-    _lock: SweepLock,
+    /// Of the sweep; a single run has a lock of its own while it is worked on.
+    _lock: Option<FolderLock>,
 }
 
 /// Takes the store for this process, plans the sweep, and writes `sweep.toml` and, for runs that have none, manifest and state.
@@ -24,7 +25,13 @@ pub fn prepare(sweep: &SweepSpec, store: &Store, resolver: &dyn Resolver) -> Res
     let plan = plan::plan(sweep, store, resolver)?;
     store.write_sweep(sweep)?;
     record(&plan, sweep, store)?;
-    Ok(Claim { plan, _lock: lock })
+    Ok(Claim { plan, _lock: Some(lock) })
+}
+
+/// Plans the one run of `sweep`, which the sweep that it belongs to has recorded before. The sweep is left to whoever holds it: several runs
+/// of one sweep can be under way in as many processes, on as many machines.
+pub fn prepare_run(sweep: &SweepSpec, store: &Store, resolver: &dyn Resolver) -> Result<Claim, PlanError> {
+    Ok(Claim { plan: plan::plan(sweep, store, resolver)?, _lock: None })
 }
 
 /// Writes what was chosen, and manifest and state of runs that have none.

@@ -1,5 +1,6 @@
 //! The verbs, one a file: each has its arguments and the function that does it.
 
+pub mod array_task;
 pub mod collect;
 pub mod completions;
 pub mod doctor;
@@ -48,5 +49,6 @@ pub fn run(cli: Cli) -> anyhow::Result<Exit> {
         Verb::Doctor(verb) => doctor::run(&verb),
         Verb::Completions(verb) => completions::run(&verb),
         Verb::Worker(verb) => worker::run(&verb),
+        Verb::ArrayTask(verb) => array_task::run(&verb),
     }
 }

@@ -1,6 +1,7 @@
 //! `peftbench sweep`: plan, run what is left, collect, report.
 
 use crate::args::{InputArgs, ProgressArgs, ResultsArgs, SpecArgs, WorkerArgs, at_least_one};
+use crate::cluster::{self, ExecutorArgs};
 use crate::exit::{self, Exit, Problem};
 use crate::progress::Watcher;
 use crate::resolver::RunnerResolver;
@@ -29,6 +30,8 @@ pub struct Sweep {
     inputs: InputArgs,
     #[command(flatten)]
     workers: WorkerArgs,
+    #[command(flatten)]
+    executor: ExecutorArgs,
     /// Stop at the first run that fails; those under way stay resumable. A probe of a learning rate may fail
     #[arg(long)]
     fail_fast: bool,
@@ -55,9 +58,10 @@ enum Retry {
 /// Runs what is left of the sweep: the probes of learning rates, where it chooses these, and then its cells.
 pub fn run(verb: &Sweep) -> anyhow::Result<Exit> {
     let stop = interrupt::watch()?;
+    let slurm = verb.executor.slurm(&verb.workers)?;
     let sweep = verb.spec.read()?;
     let store = Store::open(&verb.results.results, &sweep.name)?;
-    let environment = verb.inputs.environment(verb.workers.threads());
+    let environment = verb.inputs.environment(slurm.as_ref().map_or_else(|| verb.workers.threads(), |slurm| slurm.threads));
     let resolver = RunnerResolver::new(environment.clone(), verb.results.results.clone());
     let mut claim = prepare(&sweep, &store, &resolver).map_err(|error| resolver.explain(error))?;
     keep_plan(&claim.plan, &store)?;
@@ -66,16 +70,20 @@ pub fn run(verb: &Sweep) -> anyhow::Result<Exit> {
     let selection = Selection { failed: verb.retry.contains(&Retry::Failed), changed: verb.retry.contains(&Retry::Changed) };
     let supervisor =
         Supervisor { workers: verb.workers.workers(), command: &command, fail_fast: verb.fail_fast, selection, stop: stop.clone() };
+    let execute = |claim: &Claim, runs: &[PlannedRun], fail_fast: bool| match &slurm {
+        Some(slurm) => cluster::submit(slurm, &store, runs, selection, &worker),
+        None => {
+            let supervisor = Supervisor { fail_fast, stop: stop.clone(), ..supervisor };
+            supervise(&supervisor, claim, runs, &store, &verb.progress, stop.clone())
+        }
+    };
     let mut limit = verb.max_runs.unwrap_or(usize::MAX);
     let mut probed = SweepOutcome::default();
     if !claim.plan.probes.is_empty() {
         keep_first(&mut claim.plan.probes, selection, limit);
         // A rate that fails has lost, and the others are tried.
-        let patient = Supervisor { fail_fast: false, stop: stop.clone(), ..supervisor };
-        let outcome = claim
-            .probe(&sweep, &store, &resolver, |claim, probes| supervise(&patient, claim, probes, &store, &verb.progress, stop.clone()));
-        probed = outcome?;
-        limit -= probed.begun();
+        probed = claim.probe(&sweep, &store, &resolver, |claim, probes| execute(claim, probes, false))?;
+        limit = limit.saturating_sub(probed.begun() + probed.elsewhere);
         keep_plan(&claim.plan, &store)?;
         eprintln!("{}", describe(&format!("{}: probes of learning rates", sweep.name), &probed));
     }
@@ -83,7 +91,7 @@ pub fn run(verb: &Sweep) -> anyhow::Result<Exit> {
         eprintln!("warning: {warning}");
     }
     keep_first(&mut claim.plan.runs, selection, limit);
-    let outcome = supervise(&supervisor, &claim, &claim.plan.runs, &store, &verb.progress, stop.clone())?;
+    let outcome = execute(&claim, &claim.plan.runs, verb.fail_fast)?;
     eprintln!("{}", describe(&sweep.name, &outcome));
     conclude(&store, verb.no_report)?;
     verdict(&claim.plan, &probed, &outcome, stop.load(Ordering::SeqCst))
@@ -126,7 +134,8 @@ fn describe(name: &str, outcome: &SweepOutcome) -> String {
         (outcome.done, "done"),
         (outcome.failed, "failed"),
         (outcome.interrupted, "stopped"),
-        (outcome.not_started, "not started"),
+        (outcome.not_started - outcome.elsewhere, "not started"),
+        (outcome.elsewhere, "with Slurm or another process (the same command goes on with what is left)"),
         (outcome.skipped_done, "done before"),
         (outcome.skipped_failed, "failed before (`--retry failed` runs them again)"),
         (outcome.skipped_changed, "done before with other inputs (`--retry changed` runs them again)"),
