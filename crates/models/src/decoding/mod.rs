@@ -14,6 +14,7 @@ pub use greedy::greedy;
 pub use sampling::{Sampling, sample};
 
 use crate::cache::Cache;
+use crate::column_weights::ColumnWeights;
 use crate::error::{ModelError, Result};
 use crate::pass::Pass;
 use groups::Shared;
@@ -39,12 +40,14 @@ impl DecodeLimits {
     }
 }
 
-/// From so many sequences on a batch repays [`crate::column_weights::ColumnWeights`].
+/// From so many sequences on a batch repays [`ColumnWeights`].
 const FEW: usize = 4;
 
 /// Sequences that are decoded together: what the model remembers of them, and its logits for the next token of each.
 struct Batch<'a> {
     shared: &'a Shared<'a>,
+    /// The weights as the batch reads them; absent for one of few sequences.
+    weights: Option<&'a ColumnWeights>,
     cache: Cache,
     /// One row a sequence, [vocabulary] each.
     logits: Vec<Vec<f32>>,
@@ -57,11 +60,12 @@ impl<'a> Batch<'a> {
         for (i, prompt) in prompts.iter().enumerate() {
             by_length.entry(prompt.as_ref().len()).or_default().push(i);
         }
+        let weights = (prompts.len() >= FEW).then_some(&shared.weights);
         let (mut caches, mut logits) = (Vec::new(), vec![Vec::new(); prompts.len()]);
         for group in by_length.values() {
             let ids = group.iter().flat_map(|&i| prompts[i].as_ref().iter().copied()).collect();
             let mut cache = Cache::default();
-            for (&i, row) in group.iter().zip(next_logits(shared, &mut cache, ids, group.len())?) {
+            for (&i, row) in group.iter().zip(next_logits(shared, weights, &mut cache, ids, group.len())?) {
                 logits[i] = row;
             }
             caches.push(cache);
@@ -72,7 +76,7 @@ impl<'a> Batch<'a> {
         }
         let cache = Cache::join(caches)?;
         let in_order = rows.iter().copied().eq(0..rows.len() as u32);
-        Ok(Self { shared, cache: if in_order { cache } else { cache.select(&rows)? }, logits })
+        Ok(Self { shared, weights, cache: if in_order { cache } else { cache.select(&rows)? }, logits })
     }
 
     /// Goes on with these rows, each as often as it is named, and a further token for each.
@@ -80,15 +84,21 @@ impl<'a> Batch<'a> {
         if !rows.iter().copied().eq(0..self.logits.len() as u32) {
             self.cache = self.cache.select(rows)?;
         }
-        self.logits = next_logits(self.shared, &mut self.cache, tokens, rows.len())?;
+        self.logits = next_logits(self.shared, self.weights, &mut self.cache, tokens, rows.len())?;
         Ok(())
     }
 }
 
 /// The logits behind the last of `ids`, [batch · length] in a row, for each sequence.
-fn next_logits(shared: &Shared<'_>, cache: &mut Cache, ids: Vec<u32>, batch: usize) -> Result<Vec<Vec<f32>>> {
+fn next_logits(
+    shared: &Shared<'_>,
+    column_weights: Option<&ColumnWeights>,
+    cache: &mut Cache,
+    ids: Vec<u32>,
+    batch: usize,
+) -> Result<Vec<Vec<f32>>> {
     let (model, length, tape) = (shared.model, ids.len() / batch, Tape::inference());
-    let pass = Pass { column_weights: (batch >= FEW).then_some(&shared.weights), ..Pass::evaluation(&tape) };
+    let pass = Pass { column_weights, ..Pass::evaluation(&tape) };
     let hidden = model.forward(&pass, &Tensor::from_vec(ids, (batch, length), &shared.device())?, Some(cache))?;
     let last = Var::constant(hidden.value().narrow(1, length - 1, 1)?.squeeze(1)?);
     let logits = model.logits(&pass, &last)?.value().to_dtype(DType::F32)?.to_vec2::<f32>()?;
