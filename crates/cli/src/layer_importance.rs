@@ -49,7 +49,8 @@ fn in_options(options: &mut Map<String, Value>, results: &Path) -> Result<(), Sp
 
 fn chosen(ranked: &Ranked, results: &Path) -> Result<Vec<usize>, SpecError> {
     let wrong = |problem: String| SpecError::at("layers", format!("`{ranked}`: {problem}"));
-    let (store, id) = ids::find_run(results, &ranked.run).map_err(|error| wrong(error.to_string()))?;
+    let way_out = "it must be run before; `peftbench status` shows the ids of runs";
+    let (store, id) = ids::find_run(results, &ranked.run).map_err(|error| wrong(format!("{error}; {way_out}")))?;
     let folder = store.run_dir(&id);
     if !table::<LayerRow>(&folder).is_file() {
         return Err(wrong(format!("run {id} is not finished; run it first")));

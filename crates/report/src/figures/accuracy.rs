@@ -36,7 +36,12 @@ impl Figure for Accuracy {
         canvas.legend(&legend);
         draw(&mut canvas, &blocks);
         let restricted = cells.iter().any(|cell| cell.place.layers != ALL_LAYERS);
-        let layers = if restricted { "All layers where such a run exists, else the first other subset." } else { "All layers." };
+        let own = cells.iter().any(|cell| cell.row.method_json.contains("\"layers\":"));
+        let layers = match (restricted, own) {
+            (true, _) => "All layers where such a run exists, else the first other subset.",
+            (false, true) => "All layers, but for methods that name layers of their own.",
+            (false, false) => "All layers.",
+        };
         let note = format!("{} {layers}", interval_note(cells.iter().map(|cell| &cell.row)));
         Some(Drawing { scene: canvas.finish(&note), csv: numbers(data, &cells) })
     }
