@@ -5,6 +5,7 @@
 
 mod adapter_choice;
 mod args;
+mod claim_files;
 mod commands;
 mod compare;
 mod event_log;

@@ -1,6 +1,7 @@
 //! Figures, one a file. A new one is a file with a unit struct that is a [`Figure`], and a line in [`FIGURES`].
 
 mod accuracy;
+mod claims;
 mod curves;
 mod dimensions;
 mod dots;
@@ -9,6 +10,7 @@ mod importance;
 mod layer_activity;
 mod layers;
 mod memory;
+mod paper_cells;
 mod parameters;
 mod scatter;
 mod selection_rank;
@@ -44,7 +46,9 @@ pub struct Drawing {
 }
 
 /// Every figure, in the order of the page.
-pub const FIGURES: [fn() -> Box<dyn Figure>; 12] = [
+pub const FIGURES: [fn() -> Box<dyn Figure>; 14] = [
+    || Box::new(claims::Claims),
+    || Box::new(paper_cells::PaperCells),
     || Box::new(accuracy::Accuracy),
     || Box::new(memory::Memory),
     || Box::new(parameters::Parameters),
