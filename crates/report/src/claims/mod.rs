@@ -128,7 +128,7 @@ fn line(paper: &Paper, statement: &Statement, evidence: &Evidence) -> Line {
         margin: statement.margin,
         reported: reported(paper, statement),
         own: judge(true).unwrap_or_else(|| Judgement::not_comparable(why_not_own(paper, statement, evidence))),
-        here: judge(false).unwrap_or_else(|| Judgement::not_comparable(sides.why_not(evidence))),
+        here: judge(false).unwrap_or_else(|| Judgement::not_comparable(sides.why_not(statement, evidence))),
         by: statement.measure,
     }
 }
@@ -195,8 +195,8 @@ fn why_not_own(paper: &Paper, statement: &Statement, evidence: &Evidence) -> Str
 
 impl Sides {
     /// Which side has no run, or that none can be paired.
-    fn why_not(&self, evidence: &Evidence) -> String {
-        let [left, right] = self.are_there(evidence);
+    fn why_not(&self, statement: &Statement, evidence: &Evidence) -> String {
+        let [left, right] = self.are_there(statement, evidence);
         match (left, right) {
             (false, false) => "no such runs".to_owned(),
             (false, true) => "no run of the left side".to_owned(),

@@ -40,9 +40,10 @@ impl Sides {
         Self { left: side(&statement.left).unwrap_or_default(), right: statement.right.as_ref().and_then(side) }
     }
 
-    /// Whether there are runs of the left side, and of the right.
-    pub(super) fn are_there(&self, evidence: &Evidence) -> [bool; 2] {
-        let any = |side: &Selection| evidence.with_fields().any(|(fields, _)| side.selects(fields));
+    /// Whether there are runs of the left side, and of the right, that have the statement's measure.
+    pub(super) fn are_there(&self, statement: &Statement, evidence: &Evidence) -> [bool; 2] {
+        let measured = || evidence.with_fields().filter(|(_, run)| (statement.measure.read)(evidence, run).is_some());
+        let any = |side: &Selection| measured().any(|(fields, _)| side.selects(fields));
         [any(&self.left), self.right.as_ref().is_none_or(any)]
     }
 
@@ -130,11 +131,11 @@ fn validation(configuration: &Configuration<'_>) -> f64 {
     mean(&configuration.values().filter_map(signed).collect::<Vec<_>>()).unwrap_or(0.0)
 }
 
-/// Whether the left side trains no more parameters than the statement allows.
+/// Whether neither side trains more parameters than the statement allows in terms of the other.
 fn within_budget(statement: &Statement, left: &Configuration<'_>, right: &Configuration<'_>) -> bool {
     let parameters = |configuration: &Configuration<'_>| configuration.values().filter_map(|run| run.num_trainable_params).max();
     statement.max_parameter_ratio.is_none_or(|ratio| match (parameters(left), parameters(right)) {
-        (Some(left), Some(right)) => left as f64 <= ratio * right as f64,
+        (Some(left), Some(right)) => left.max(right) as f64 <= ratio * left.min(right) as f64,
         _ => false,
     })
 }

@@ -197,7 +197,7 @@ pub struct Statement {
     /// Fields that must be equal on both sides, though they belong to what differs: `method.r` of LoRA and DoRA.
     #[serde(default)]
     pub equal: Vec<String>,
-    /// The left side may train at most so many times the parameters of the right.
+    /// Neither side may train more than so many times the parameters of the other.
     #[serde(default)]
     pub max_parameter_ratio: Option<f64>,
     /// The models that show it.
@@ -321,7 +321,7 @@ impl Paper {
             fields::check(field).map_err(|problem| SpecError::at("equal", problem))?;
         }
         match statement.max_parameter_ratio {
-            Some(ratio) if ratio <= 0.0 => Err(SpecError::at("max_parameter_ratio", format!("expected a number above 0, found {ratio}"))),
+            Some(ratio) if ratio < 1.0 => Err(SpecError::at("max_parameter_ratio", format!("expected a number from 1, found {ratio}"))),
             _ => Ok(()),
         }
     }

@@ -32,8 +32,9 @@ impl Figure for Claims {
 
     fn draw(&self, data: &Data) -> Option<Drawing> {
         let board = &data.claims.as_ref()?.scoreboard;
-        let compared = |line: &Line| [&line.here, &line.own].into_iter().any(|judgement| !judgement.cells.is_empty());
-        if !board.papers.iter().flat_map(|paper| &paper.lines).any(compared) {
+        let lines = || board.papers.iter().flat_map(|paper| &paper.lines);
+        let compared = lines().filter(|line| is_compared(line)).count();
+        if compared == 0 {
             return None;
         }
         let cells: Vec<&Cell> = data.trained().collect();
@@ -42,10 +43,19 @@ impl Figure for Claims {
         let blocks: Vec<Block<'_>> =
             board.papers.iter().flat_map(|paper| [false, true].map(|relative| block(paper, relative))).flatten().collect();
         draw(&mut canvas, &blocks);
-        let note = "Measured: mean paired difference over models, tasks and seeds, whiskers its 95 % interval (Student's t, from the variance over seeds and over paired test items), not corrected for \
-                    there being several statements; the verdicts are. Hollow: too few seeds for an interval. Reported: mean over the paper's cells, whiskers their range. Learning rates are each side's own.";
-        Some(Drawing { scene: canvas.finish(note), csv: numbers(board) })
+        let note = format!(
+            "{compared} of the {} statements; for the others there are no runs here. Measured: mean paired difference over models, tasks and seeds, whiskers its 95 % interval \
+             (Student's t, from the variance over seeds and over paired test items), not corrected for there being several statements; the verdicts are. Hollow: too few \
+             seeds for an interval. Reported: mean over the paper's cells, whiskers their range. Learning rates are each side's own.",
+            lines().count()
+        );
+        Some(Drawing { scene: canvas.finish(&note), csv: numbers(board) })
     }
+}
+
+/// Whether runs were compared for a statement.
+fn is_compared(line: &Line) -> bool {
+    [&line.here, &line.own].into_iter().any(|judgement| !judgement.cells.is_empty())
 }
 
 /// The look of a verdict.
@@ -76,16 +86,15 @@ fn legend(board: &Scoreboard) -> Vec<(Key, String)> {
 
 /// A paper's statements whose differences are shares, or are not.
 fn block(paper: &PaperBoard, relative: bool) -> Option<Block<'static>> {
-    let lines: Vec<&Line> = paper.lines.iter().filter(|line| line.measure().relative == relative).collect();
+    let lines: Vec<&Line> = paper.lines.iter().filter(|line| line.measure().relative == relative && is_compared(line)).collect();
     if lines.is_empty() {
         return None;
     }
-    let cells: Vec<Points> = lines.iter().map(|line| points(line)).collect();
-    let extents = cells.iter().filter_map(|cell| if let Points::Some(points) = cell { Some(points) } else { None }).flatten();
-    let range = range_of(extents.flat_map(|(_, value)| value.extent()).chain([0.0]));
+    let points: Vec<Vec<(Look, Value)>> = lines.iter().map(|line| points(line)).collect();
+    let range = range_of(points.iter().flatten().flat_map(|(_, value)| value.extent()).chain([0.0]));
     let (kind, axis): (_, &str) = match relative {
         true => ("relative differences", "beyond the margin, in the statement's direction, % of the other side"),
-        false => ("differences of scores", "beyond the margin, in the statement's direction"),
+        false => ("differences", "beyond the margin, in the statement's direction"),
     };
     let column = Column {
         title: kind.to_owned(),
@@ -94,10 +103,10 @@ fn block(paper: &PaperBoard, relative: bool) -> Option<Block<'static>> {
         reference: Some(Value::bare(0.0)),
         chance: None,
         format: if relative { &percent } else { &plain },
-        cells,
+        cells: points.into_iter().map(Points::Some).collect(),
     };
     let rows = lines.iter().map(|line| RowLabel { group: String::new(), look: None, label: label(line) }).collect();
-    Some(Block { title: format!("{}: {}", paper.id, paper.title), rows, columns: vec![column] })
+    Some(Block { title: format!("{} · {}", paper.id, paper.reference), rows, columns: vec![column] })
 }
 
 fn percent(value: f64, step: f64) -> String {
@@ -110,7 +119,7 @@ fn label(line: &Line) -> String {
 }
 
 /// What was measured here, on the paper's own models, and what the paper reports.
-fn points(line: &Line) -> Points {
+fn points(line: &Line) -> Vec<(Look, Value)> {
     let judged = |judgement: &Judgement| {
         let center = judgement.difference.map(|difference| difference.mean).or(judgement.bare_difference)?;
         let enough = judgement.difference.filter(|_| judgement.p_value.is_some());
@@ -118,9 +127,7 @@ fn points(line: &Line) -> Points {
         Some((look(judgement.verdict), Value { center, ends }))
     };
     let measured = [&line.here, &line.own].into_iter().filter_map(judged);
-    let all: Vec<(Look, Value)> =
-        measured.chain(reported(line).map(|value| (REPORTED, value))).map(|(look, value)| (look, turned(line, value))).collect();
-    if all.is_empty() { Points::Absent(format!("not comparable: {}", line.here.reason)) } else { Points::Some(all) }
+    measured.chain(reported(line).map(|value| (REPORTED, value))).map(|(look, value)| (look, turned(line, value))).collect()
 }
 
 /// The mean of a paper's differences with their range.

@@ -1,7 +1,7 @@
 //! The papers' numbers beside what was measured of the same method and target.
 
-use super::dots::{Block, Column, Points, RowLabel, draw, plain};
-use super::{Drawing, Figure, Value, metric_range, metric_title};
+use super::dots::{Block, Column, Points, RowLabel, draw, line_legend, plain};
+use super::{Drawing, Figure, Value, metric_range};
 use crate::axis::range_of;
 use crate::canvas::{Canvas, Key};
 use crate::claims::{Paper, selects};
@@ -43,14 +43,16 @@ impl Figure for PaperCells {
         let papers = &data.claims.as_ref()?.papers;
         let rows: Vec<(&Paper, Vec<Row<'_>>)> =
             papers.iter().map(|paper| (paper, rows(data, paper))).filter(|(_, rows)| !rows.is_empty()).collect();
-        if rows.is_empty() {
+        let blocks: Vec<Block<'_>> = rows.iter().filter_map(|(paper, rows)| block(paper, rows)).collect();
+        if blocks.is_empty() {
             return None;
         }
         let shown: Vec<&Cell> = rows.iter().flat_map(|(_, rows)| rows).flat_map(|row| row.measured.values().copied()).collect();
         let mut canvas = Canvas::new(self.title(), &format!("Measured: {}", data.subtitle(shown.into_iter())));
         let measured = "measured here: mean with its 95 % interval".to_owned();
-        canvas.legend(&[(Key::Method(REPORTED), "reported by the paper".to_owned()), (Key::Method(Look::of(0)), measured)]);
-        let blocks: Vec<Block<'_>> = rows.iter().map(|(paper, rows)| block(paper, rows)).collect();
+        let mut legend = vec![(Key::Method(REPORTED), "reported by the paper".to_owned()), (Key::Method(Look::of(0)), measured)];
+        legend.extend(line_legend(&blocks));
+        canvas.legend(&legend);
         draw(&mut canvas, &blocks);
         let note = "Reported numbers are second-hand where the claims file grades them so, and have no interval. A row is the same method on the same modules; ranks, rates and budgets are each side's own.";
         Some(Drawing { scene: canvas.finish(note), csv: numbers(&rows) })
@@ -87,17 +89,18 @@ fn scores(paper: &Paper) -> impl Iterator<Item = (&str, &str, &str, f64)> {
     cells.map(|cell| (cell.line.model.as_str(), cell.line.row.as_str(), cell.column, cell.value))
 }
 
-fn block(paper: &Paper, rows: &[Row<'_>]) -> Block<'static> {
-    let of_rows = |row: &str| rows.iter().any(|known| known.name == row);
-    let reported: BTreeSet<(&str, &str)> =
-        scores(paper).filter(|(_, row, _, _)| of_rows(row)).map(|(model, _, column, _)| (column, model)).collect();
+/// A paper's panels: those reported, of which two rows at least are known, and those measured.
+fn block(paper: &Paper, rows: &[Row<'_>]) -> Option<Block<'static>> {
+    let mut known: BTreeMap<(&str, &str), usize> = BTreeMap::new();
+    for (model, row, column, _) in scores(paper) {
+        *known.entry((column, model)).or_default() += usize::from(rows.iter().any(|shown| shown.name == row));
+    }
+    let reported: Vec<(&str, &str)> = known.into_iter().filter(|(_, rows)| *rows > 1).map(|(place, _)| place).collect();
     let measured: BTreeSet<(&str, &str)> = rows.iter().flat_map(|row| row.measured.keys().copied()).collect();
-    let columns = reported
-        .into_iter()
-        .map(|place| reported_column(paper, rows, place))
-        .chain(measured.into_iter().map(|place| measured_column(rows, place)));
     let labels = rows.iter().map(|row| RowLabel { group: String::new(), look: None, label: row.label.to_owned() }).collect();
-    Block { title: format!("{}: {}", paper.paper.id, paper.paper.title), rows: labels, columns: columns.collect() }
+    let panels = reported.iter().map(|place| reported_column(paper, rows, *place));
+    let columns: Vec<Column<'_>> = panels.chain(measured.into_iter().map(|place| measured_column(rows, place))).collect();
+    (!reported.is_empty()).then(|| Block { title: format!("{} · {}", paper.paper.id, paper.paper.reference), rows: labels, columns })
 }
 
 fn reported_column(paper: &Paper, rows: &[Row<'_>], (column, model): (&str, &str)) -> Column<'static> {
@@ -109,7 +112,7 @@ fn reported_column(paper: &Paper, rows: &[Row<'_>], (column, model): (&str, &str
         value.map_or_else(|| Points::Absent("not known".to_owned()), |value| Points::Some(vec![(REPORTED, Value::bare(value))]))
     };
     Column {
-        title: format!("Reported: {data}, {label}"),
+        title: format!("{data}, {label}"),
         axis: format!("reported {metric}, %"),
         range: range_of(values.iter().flatten().copied()),
         reference: None,
@@ -122,13 +125,14 @@ fn reported_column(paper: &Paper, rows: &[Row<'_>], (column, model): (&str, &str
 fn measured_column(rows: &[Row<'_>], place: (&str, &str)) -> Column<'static> {
     let cells: Vec<Option<&&Cell>> = rows.iter().map(|row| row.measured.get(&place)).collect();
     let values: Vec<Value> = cells.iter().flatten().map(|cell| Value::metric(&cell.row)).collect();
+    let metrics: BTreeSet<&str> = cells.iter().flatten().map(|cell| cell.row.primary_metric.as_str()).collect();
     let point = |cell: &Option<&&Cell>| match cell {
         Some(cell) => Points::Some(vec![(Look::of(0), Value::metric(&cell.row))]),
         None => Points::Absent("not run".to_owned()),
     };
     Column {
-        title: format!("Measured: {}, {}", place.1, place.0),
-        axis: metric_title(cells.iter().flatten().map(|cell| &cell.row)),
+        title: format!("{}, {}", place.1, place.0),
+        axis: format!("measured {}", metrics.into_iter().collect::<Vec<_>>().join(" / ")),
         range: metric_range(&values),
         reference: None,
         chance: cells.iter().flatten().find_map(|cell| cell.row.test_chance),
