@@ -9,7 +9,7 @@ use std::process::Command;
 fn every_experiment_on_the_shipped_bases_can_be_planned() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
     let studies = std::fs::read_dir(root.join("experiments/studies")).unwrap().map(|entry| entry.unwrap().path());
-    let named = ["quick", "smoke", "world", "claims"].map(|name| root.join(format!("experiments/{name}.toml")));
+    let named = ["quick", "smoke", "world", "claims", "claims-s4"].map(|name| root.join(format!("experiments/{name}.toml")));
     let files: Vec<PathBuf> = studies.chain(named).collect();
     assert!(files.len() >= 10, "{files:?}");
     for file in files {

@@ -215,7 +215,8 @@ fn judged(line: &Line, judgement: &Judgement) -> Judged {
     let mut numbers: Vec<String> = difference.map(|difference| measure.write_difference(difference)).into_iter().collect();
     if let (Some(difference), Some(p)) = (judgement.difference, judgement.p_value_holm) {
         let ends = [difference.low, difference.high].map(|end| measure.write_difference(end));
-        numbers.push(format!("95 % {} to {}, corrected p = {p:.3}", ends[0], ends[1]));
+        let p = if p < 0.001 { "< 0.001".to_owned() } else { format!("= {p:.3}") };
+        numbers.push(format!("95 % {} to {}, corrected p {p}", ends[0], ends[1]));
     }
     numbers.extend(line.sides.iter().zip([judgement.left, judgement.right]).filter_map(side));
     if judgement.n_pairs > 0 {

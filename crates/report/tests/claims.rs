@@ -233,6 +233,9 @@ fn a_cell_with_too_few_seeds_is_left_out_where_there_is_another() {
     assert_eq!((alone.n_pairs, alone.cells.len(), alone.cells_left_out, alone.verdict), (3, 1, 1, Verdict::Holds));
     assert_eq!((together.n_pairs, together.cells.len(), together.cells_left_out), (6, 2, 0));
     assert!((together.difference.unwrap().mean - (0.196_667 - 0.103_333) / 2.0).abs() < 1e-5);
+    // Together they hold in the mean, and the second is named.
+    assert_eq!((together.verdict, alone.reason.as_str()), (Verdict::Holds, ""));
+    assert_eq!(together.reason, "in the mean, and not for tiny on world/sentiment");
 }
 
 #[test]

@@ -132,7 +132,7 @@ fn describe_paper(paper: &PaperBoard) -> String {
     };
     for (heading, reasons) in [("measured here", reasons(|line| &line.here)), ("on its own models", reasons(|line| &line.own))] {
         if !reasons.is_empty() {
-            parts.push(format!("{heading}: why there is no verdict\n{reasons}"));
+            parts.push(format!("{heading}: remarks\n{reasons}"));
         }
     }
     let measured: BTreeSet<String> = paper.lines.iter().flat_map(|line| &line.here.cells).map(setup).collect();

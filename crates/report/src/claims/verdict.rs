@@ -59,7 +59,7 @@ pub struct Estimate {
 pub struct Judgement {
     /// The verdict.
     pub verdict: Verdict,
-    /// Why, where it does not speak for itself.
+    /// Why there is no verdict, or where it does not hold though the mean says so.
     pub reason: String,
     /// Mean of the left side over cells and seeds, in the measure's unit.
     pub left: Option<Estimate>,
@@ -114,6 +114,9 @@ pub struct CellJudgement {
     pub difference: f64,
     /// Test items that were paired; 0 where items were not.
     pub n_items: usize,
+    /// The mean difference on the scale on which it is averaged.
+    #[serde(skip)]
+    step: f64,
 }
 
 /// What a verdict is made from, until all statements of a paper are known.
@@ -200,6 +203,7 @@ pub(super) fn conclude(judgements: &mut [&mut Judgement]) {
         judgement.p_value_holm = Some(p_value);
         if p_value < 1.0 - CONFIDENCE {
             judgement.verdict = side_of(test.estimate.mean, test.margin, test.expect);
+            judgement.reason = exceptions(judgement.verdict, &judgement.cells, &test);
             continue;
         }
         let correction = judgement.p_value.filter(|alone| *alone > 0.0).map_or(1.0, |alone| p_value / alone);
@@ -222,6 +226,13 @@ fn side_of(step: f64, margin: f64, expect: Expect) -> Verdict {
         Expect::Lower => step < margin,
     };
     if holds { Verdict::Holds } else { Verdict::Fails }
+}
+
+/// The cells that are on the other side than their mean, in words.
+fn exceptions(verdict: Verdict, cells: &[CellJudgement], test: &Test) -> String {
+    let other = |cell: &&CellJudgement| side_of(cell.step, test.margin, test.expect) != verdict;
+    let places: Vec<String> = cells.iter().filter(other).map(|cell| format!("{} on {}", cell.model, cell.task)).collect();
+    if places.is_empty() { String::new() } else { format!("in the mean, and not for {}", places.join(", ")) }
 }
 
 /// How many more seeds would bring the corrected p-value down, if mean, spread and correction stayed as they are. `None` where that is more
@@ -269,6 +280,7 @@ fn cell(measure: &Measure, evidence: &Evidence, comparison: &Comparison<'_>, str
     let value = |run: &RunRow| (measure.read)(evidence, run).unwrap_or(f64::NAN);
     let average = |values: Vec<f64>| mean(&values).unwrap_or(f64::NAN);
     let right: Option<Vec<f64>> = pairs.iter().map(|pair| pair.right.map(value)).collect();
+    let step = average(stratum.seeds.clone());
     CellJudgement {
         model: first.left.model.clone(),
         model_num_params: first.left.model_num_params,
@@ -280,7 +292,8 @@ fn cell(measure: &Measure, evidence: &Evidence, comparison: &Comparison<'_>, str
         seeds: pairs.iter().map(|pair| pair.left.seed).collect(),
         left: average(pairs.iter().map(|pair| value(pair.left)).collect()),
         right: right.map(average),
-        difference: measure.undo(average(stratum.seeds.clone())),
+        difference: measure.undo(step),
+        step,
         n_items: stratum.items.first().map_or(0, Vec::len),
     }
 }

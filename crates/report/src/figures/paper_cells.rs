@@ -125,6 +125,8 @@ fn reported_column(paper: &Paper, rows: &[Row<'_>], (column, model): (&str, &str
 fn measured_column(rows: &[Row<'_>], place: (&str, &str)) -> Column<'static> {
     let cells: Vec<Option<&&Cell>> = rows.iter().map(|row| row.measured.get(&place)).collect();
     let values: Vec<Value> = cells.iter().flatten().map(|cell| Value::metric(&cell.row)).collect();
+    let range = metric_range(&values);
+    let chance = cells.iter().flatten().find_map(|cell| cell.row.test_chance);
     let metrics: BTreeSet<&str> = cells.iter().flatten().map(|cell| cell.row.primary_metric.as_str()).collect();
     let point = |cell: &Option<&&Cell>| match cell {
         Some(cell) => Points::Some(vec![(Look::of(0), Value::metric(&cell.row))]),
@@ -133,9 +135,9 @@ fn measured_column(rows: &[Row<'_>], place: (&str, &str)) -> Column<'static> {
     Column {
         title: format!("{}, {}", place.1, place.0),
         axis: format!("measured {}", metrics.into_iter().collect::<Vec<_>>().join(" / ")),
-        range: metric_range(&values),
+        range,
         reference: None,
-        chance: cells.iter().flatten().find_map(|cell| cell.row.test_chance),
+        chance: chance.filter(|chance| (range.0..=range.1).contains(chance)),
         format: &plain,
         cells: cells.iter().map(point).collect(),
     }
