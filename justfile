@@ -16,6 +16,10 @@ plan *ARGS:
 report *ARGS:
     cargo run --release -- report {{ARGS}}
 
+# Judges the papers' statements by the results
+claims *ARGS:
+    cargo run --release -- claims {{ARGS}}
+
 # Runs a finished run again and compares it with its record, bit for bit
 rerun RUN *ARGS:
     cargo run --release -- rerun {{RUN}} --check {{ARGS}}

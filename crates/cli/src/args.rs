@@ -42,6 +42,7 @@ pub enum Verb {
     Collect(commands::collect::Collect),
     Report(commands::report::Report),
     Export(commands::export::Export),
+    Claims(commands::claims::Claims),
     Score(commands::score::Score),
     Show(commands::show::Show),
     Inspect(commands::inspect::Inspect),

@@ -5,6 +5,7 @@
 
 mod adapter_choice;
 mod args;
+mod claim_files;
 mod cluster;
 mod commands;
 mod compare;

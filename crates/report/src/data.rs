@@ -1,5 +1,6 @@
 //! What figures and tables are made from: a sweep's tables, read once, with labels, looks and cells worked out.
 
+use crate::claims::{Paper, Scoreboard};
 use crate::error::{ReportError, Result};
 use crate::labels::Labels;
 use crate::style::Look;
@@ -35,10 +36,20 @@ pub struct Data {
     pub damaged: Vec<(String, String)>,
     /// Display cells, sorted.
     pub cells: Vec<Cell>,
+    /// What papers claim, judged by these results, where claims files were given.
+    pub claims: Option<Claims>,
     names: Names,
     /// Those of the probes, which may differ from their cells' in options.
     probe_names: Names,
     methods: Vec<String>,
+}
+
+/// Papers and the verdicts on what they say.
+pub struct Claims {
+    /// The claims files.
+    pub papers: Vec<Paper>,
+    /// Their statements with verdicts.
+    pub scoreboard: Scoreboard,
 }
 
 /// The labels of models, tasks, methods and policies.
@@ -127,6 +138,7 @@ impl Data {
             dimensions: tables::read_dimensions(sweep_dir)?,
             damaged: collected.damaged.iter().map(|d| (d.run_id.clone(), d.problem.clone())).collect(),
             cells: Vec::new(),
+            claims: None,
             names,
             methods,
             probe_names: Names::of(&probes),

@@ -4,6 +4,7 @@
 //! * [`figures`]: one figure a file, each as SVG, PNG and the CSV it was drawn from. They draw into a [`scene`], which [`render`] turns
 //!   into both formats; plotters is used in [`render`] and [`fonts`] only.
 //! * [`export`](mod@export): any table as text for other programs.
+//! * [`claims`]: what papers say, as tests over results.
 //! * [`tables`]: text tables as Markdown, LaTeX and CSV; [`page`]: `index.html`.
 //!
 //! Equal results give equal bytes.
@@ -13,6 +14,7 @@
 
 pub mod axis;
 pub mod canvas;
+pub mod claims;
 pub mod csv_text;
 pub mod data;
 pub mod error;
@@ -28,4 +30,4 @@ pub mod tables;
 mod write;
 
 pub use error::ReportError;
-pub use write::{ReportOptions, Written, write_report};
+pub use write::{ReportOptions, Written, current_tables, write_report};

@@ -1,6 +1,7 @@
 //! `report/index.html`: one static page that opens offline. Figures are inlined; links lead to the files beside it.
 
 use crate::axis::mebibytes;
+use crate::claims::{Judgement, Line, PaperBoard};
 use crate::data::Data;
 use crate::error::Result;
 use crate::tables::results::{score, settings, settings_vary, sorted_rows};
@@ -37,6 +38,7 @@ struct Page<'a> {
     figures: &'a [PageFigure],
     columns: Vec<&'static str>,
     rows: Vec<ResultRow>,
+    claims: Vec<ClaimRow>,
     missing: Vec<Missing>,
     damaged: &'a [(String, String)],
     provenance: Vec<(&'static str, String)>,
@@ -61,6 +63,25 @@ struct SortField {
 struct RunLink {
     id: String,
     seed: u64,
+}
+
+/// A statement of a paper.
+#[derive(Serialize)]
+struct ClaimRow {
+    paper: String,
+    text: String,
+    here: Judged,
+    own: Judged,
+    reported: String,
+    source: String,
+}
+
+/// A verdict with its numbers in words.
+#[derive(Serialize)]
+struct Judged {
+    verdict: &'static str,
+    numbers: String,
+    reason: String,
 }
 
 /// A run without a result.
@@ -95,6 +116,7 @@ pub fn html(data: &Data, figures: &[PageFigure]) -> Result<String> {
         figures,
         columns: columns(data),
         rows: rows(data),
+        claims: claims(data),
         missing: missing(data),
         damaged: &data.damaged,
         provenance: provenance(&data.runs),
@@ -168,6 +190,41 @@ fn thousands(number: &str) -> String {
         grouped.push(*digit);
     }
     grouped + &rest
+}
+
+fn claims(data: &Data) -> Vec<ClaimRow> {
+    let row = |paper: &PaperBoard, line: &Line| ClaimRow {
+        paper: paper.id.clone(),
+        text: line.text.clone(),
+        here: judged(line, &line.here),
+        own: judged(line, &line.own),
+        reported: line
+            .reported
+            .iter()
+            .map(|r| format!("{} on {}", line.measure().write_difference(r.difference), r.on))
+            .collect::<Vec<_>>()
+            .join("; "),
+        source: line.source.clone(),
+    };
+    let papers = data.claims.iter().flat_map(|claims| &claims.scoreboard.papers);
+    papers.flat_map(|paper| paper.lines.iter().map(move |line| row(paper, line))).collect()
+}
+
+fn judged(line: &Line, judgement: &Judgement) -> Judged {
+    let measure = line.measure();
+    let side = |(label, side): (&String, Option<crate::claims::Estimate>)| Some(format!("{label}: {}", measure.write(side?.mean)));
+    let difference = judgement.difference.map(|difference| difference.mean).or(judgement.bare_difference);
+    let mut numbers: Vec<String> = difference.map(|difference| measure.write_difference(difference)).into_iter().collect();
+    if let (Some(difference), Some(p)) = (judgement.difference, judgement.p_value_holm) {
+        let ends = [difference.low, difference.high].map(|end| measure.write_difference(end));
+        let p = if p < 0.001 { "< 0.001".to_owned() } else { format!("= {p:.3}") };
+        numbers.push(format!("95 % {} to {}, corrected p {p}", ends[0], ends[1]));
+    }
+    numbers.extend(line.sides.iter().zip([judgement.left, judgement.right]).filter_map(side));
+    if judgement.n_pairs > 0 {
+        numbers.push(format!("{} pairs", judgement.n_pairs));
+    }
+    Judged { verdict: judgement.verdict.name(), numbers: numbers.join("; "), reason: judgement.reason.clone() }
 }
 
 fn missing(data: &Data) -> Vec<Missing> {

@@ -1,6 +1,7 @@
 //! Writes a sweep's report.
 
-use crate::data::Data;
+use crate::claims::{Evidence, Paper, judge};
+use crate::data::{Claims, Data};
 use crate::error::{ReportError, Result};
 use crate::figures::{Drawing, FIGURES, Figure};
 use crate::page::{self, PageFigure};
@@ -12,10 +13,12 @@ use peftbench_spec::suggest;
 use std::path::{Path, PathBuf};
 
 /// What to make.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct ReportOptions {
     /// Only this figure or table; the page is then left as it is.
     pub only: Option<String>,
+    /// Papers whose statements are judged by the results.
+    pub papers: Vec<Paper>,
 }
 
 /// What was made.
@@ -42,7 +45,11 @@ pub fn write_report(sweep_dir: &Path, options: &ReportOptions) -> Result<Written
     let wanted = chosen(options.only.as_deref())?;
     fonts::register().map_err(|problem| ReportError::Draw { figure: "any".to_owned(), problem })?;
     let mut written = Written { collected: current_tables(sweep_dir)?, ..Written::default() };
-    let data = Data::read(sweep_dir, &written.collected)?;
+    let mut data = Data::read(sweep_dir, &written.collected)?;
+    if !options.papers.is_empty() {
+        let scoreboard = judge(&options.papers, &Evidence::read(&[sweep_dir])?);
+        data.claims = Some(Claims { papers: options.papers.clone(), scoreboard });
+    }
     let mut page_figures = Vec::new();
     for figure in &wanted.figures {
         match figure.draw(&data) {
@@ -63,8 +70,11 @@ pub fn write_report(sweep_dir: &Path, options: &ReportOptions) -> Result<Written
     Ok(written)
 }
 
-/// Brings the merged tables up to date where the runs are there.
-pub(crate) fn current_tables(sweep_dir: &Path) -> Result<Collected> {
+/// Brings the merged tables of a sweep up to date where the runs are there.
+///
+/// # Errors
+/// There are neither runs nor tables, or a table cannot be written.
+pub fn current_tables(sweep_dir: &Path) -> Result<Collected> {
     match collect(sweep_dir) {
         Err(ResultsError::NoRuns { .. }) if table_path::<RunRow>(sweep_dir).is_file() => Ok(Collected::default()),
         other => Ok(other?),

@@ -5,7 +5,8 @@
 #[path = "../../results/tests/synthetic/mod.rs"]
 mod synthetic;
 
-use peftbench_report::data::Data;
+use peftbench_report::claims::{Evidence, Names, Paper, judge};
+use peftbench_report::data::{Claims, Data};
 use peftbench_report::figures::FIGURES;
 use peftbench_report::scene::Bounds;
 use peftbench_report::{ReportError, ReportOptions, write_report};
@@ -26,8 +27,57 @@ fn sweep(size: &Size) -> (tempfile::TempDir, PathBuf) {
     (folder, path)
 }
 
+/// A paper about the made-up sweep.
+const PAPER: &str = r#"
+[paper]
+id = "made-up"
+title = "A made-up paper"
+reference = "nowhere"
+[grades]
+A = { means = "made up", shown = true }
+[rows]
+lora = { label = "LoRA", select = { method = "lora", layers = "all" } }
+dora = { label = "DoRA", select = { method = "dora", layers = "all" } }
+full = { label = "Full fine-tuning", select = { method = "full" } }
+[models]
+large = { label = "A larger model", select = { model = "large" } }
+[columns]
+task = { data = "A harder task", metric = "accuracy", measure = "score", unit = "percent", select = { task = "hard" } }
+[sources.table]
+place = "Table 1"
+grade = "A"
+cells = [
+  { row = "lora", model = "large", values = { task = 70.5 } },
+  { row = "dora", model = "large", values = { task = 72.0 } },
+]
+[[statements]]
+id = "dora-over-lora"
+text = "DoRA beats LoRA"
+source = "table"
+left = "dora"
+right = "lora"
+measure = "score"
+expect = "higher"
+equal = ["method.r"]
+models = ["large"]
+columns = ["task"]
+[[statements]]
+id = "lora-saves-memory"
+text = "LoRA takes less memory than training everything"
+source = "table"
+left = "lora"
+right = "full"
+measure = "peak_memory"
+expect = "lower"
+"#;
+
+fn paper() -> Paper {
+    let names = Names { methods: vec!["lora", "dora", "full"], policies: vec!["static"], tasks: vec!["hard"] };
+    Paper::parse(Path::new("paper.toml"), PAPER, &names).unwrap()
+}
+
 fn everything() -> ReportOptions {
-    ReportOptions::default()
+    ReportOptions { papers: vec![paper()], ..ReportOptions::default() }
 }
 
 /// Bytes of all files of the report.
@@ -63,6 +113,9 @@ fn the_page_is_whole_and_stands_alone() {
     assert!(page.contains("nan_loss") && page.contains("allocation of 1.5 GiB failed at step 6"));
     assert!(page.contains("peftbench rerun "));
     assert!(page.contains("A made-up sweep"));
+    // Two seeds are too few for a verdict.
+    assert!(page.contains("DoRA beats LoRA") && page.contains("2 of the 3 seeds that a verdict takes: 1 missing"));
+    assert!(page.contains("no run on the paper&#x27;s own model, A larger model"), "{page}");
     for link in page.split("href=\"../").skip(1).map(|rest| rest.split('"').next().unwrap()) {
         assert!(path.join(link).is_file(), "the page links to {link}, which is not there");
     }
@@ -80,7 +133,7 @@ fn names_from_outside_are_escaped() {
 #[test]
 fn only_makes_one_figure_and_an_unknown_one_is_an_error_with_the_nearest() {
     let (_folder, path) = sweep(&Size::SMALL);
-    let only = |name: &str| write_report(&path, &ReportOptions { only: Some(name.to_owned()) });
+    let only = |name: &str| write_report(&path, &ReportOptions { only: Some(name.to_owned()), ..everything() });
     let written = only("accuracy").unwrap();
     assert_eq!((written.figures.len(), written.tables.len(), written.page), (3, 0, None));
     assert_eq!(only("results").unwrap().tables.len(), 3);
@@ -117,7 +170,8 @@ fn no_text_of_any_figure_overlaps_another_or_leaves_the_picture() {
         let (_folder, path) = sweep(&Size { seeds: 2, steps: 12, ..size });
         let collected = collect(&path).unwrap();
         peftbench_report::fonts::register().unwrap();
-        let data = Data::read(&path, &collected).unwrap();
+        let mut data = Data::read(&path, &collected).unwrap();
+        data.claims = Some(Claims { papers: vec![paper()], scoreboard: judge(&[paper()], &Evidence::read(&[&path]).unwrap()) });
         for figure in FIGURES.iter().map(|make| make()) {
             let scene = figure.draw(&data).unwrap().scene;
             let picture = Bounds { left: 0.0, top: 0.0, right: scene.width, bottom: scene.height };
@@ -133,9 +187,32 @@ fn no_text_of_any_figure_overlaps_another_or_leaves_the_picture() {
 }
 
 #[test]
+fn without_claims_a_report_has_neither_their_figures_nor_their_section() {
+    let (_folder, path) = sweep(&Size::SMALL);
+    let written = write_report(&path, &ReportOptions::default()).unwrap();
+    assert_eq!(written.empty, ["claims", "paper-cells"]);
+    assert!(!fs::read_to_string(path.join("report/index.html")).unwrap().contains("What the papers claim"));
+}
+
+#[test]
+fn what_a_paper_reports_stands_beside_what_was_measured_and_on_no_axis_with_it() {
+    let (_folder, path) = sweep(&Size { seeds: 3, ..Size::SMALL });
+    write_report(&path, &everything()).unwrap();
+    let csv = |name: &str| fs::read_to_string(path.join(format!("figures/{name}.csv"))).unwrap();
+    let (cells, claims) = (csv("paper-cells"), csv("claims"));
+    assert!(cells.contains("made-up,lora,reported,large,task,\"accuracy, %\",70.5,,,,\n"), "{cells}");
+    assert_eq!(cells.lines().filter(|line| line.starts_with("made-up,dora,measured,tiny-mamba,world/sentiment,accuracy,")).count(), 1);
+    assert!(!cells.contains("full"), "a row that the paper has no cell of");
+    let line =
+        claims.lines().find(|line| line.starts_with("made-up,lora-saves-memory,peak_memory,lora / full - 1 < 0 %,here,holds,")).unwrap();
+    assert!(line.contains(",3,") && line.split(',').nth(9).unwrap().starts_with("-0."), "{line}");
+    assert!(claims.contains("made-up,dora-over-lora,score,dora - lora > 0,own,not comparable,"), "{claims}");
+}
+
+#[test]
 fn a_choice_has_the_rank_that_its_score_has_among_all() {
     let (_folder, path) = sweep(&Size::SMALL);
-    write_report(&path, &ReportOptions { only: Some("selection-rank".to_owned()) }).unwrap();
+    write_report(&path, &ReportOptions { only: Some("selection-rank".to_owned()), ..everything() }).unwrap();
     let text = fs::read_to_string(path.join("figures/selection-rank.csv")).unwrap();
     let ranks = |ranking: &str| -> Vec<&str> {
         let rows = text.lines().filter(|line| line.contains(ranking));

@@ -312,7 +312,7 @@ fn cost_columns(row: &mut AggregateRow, done: &[&RunRow]) {
 }
 
 /// Test scores by run from the predictions table: those after the most steps, where a run kept several lists.
-pub(crate) fn item_scores(predictions: &[PredictionRow]) -> ItemScores {
+pub fn item_scores(predictions: &[PredictionRow]) -> ItemScores {
     let mut last: BTreeMap<&str, u64> = BTreeMap::new();
     let test = || predictions.iter().filter(|row| row.split == "test");
     for row in test() {

@@ -6,10 +6,12 @@
 mod bootstrap;
 mod paired;
 mod ranks;
+mod stratified;
 
 pub use bootstrap::{bootstrap_items, bootstrap_seeds_items};
 pub use paired::{PairedDifference, holm, mcnemar_exact, paired_bootstrap};
 pub use ranks::spearman;
+pub use stratified::{StratifiedMean, Stratum, stratified_mean};
 
 use serde::{Deserialize, Serialize};
 use statrs::distribution::{ContinuousCDF, Normal, StudentsT};

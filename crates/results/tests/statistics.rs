@@ -74,3 +74,25 @@ fn holm_correction() {
         close(*found, expected, 1e-12);
     }
 }
+
+/// `fixtures/stratified.py` made the numbers.
+#[test]
+fn means_over_cells_agree_with_student_and_welch() {
+    let fixture: Value = serde_json::from_str(include_str!("fixtures/stratified.json")).unwrap();
+    let cases = fixture["cases"].as_array().unwrap();
+    assert_eq!(cases.len(), 5);
+    for case in cases {
+        let stratum = |value: &Value| Stratum {
+            seeds: numbers(&value["seeds"]),
+            items: value["items"].as_array().unwrap().iter().map(numbers).collect(),
+        };
+        let strata: Vec<Stratum> = case["strata"].as_array().unwrap().iter().map(stratum).collect();
+        let found = stratified_mean(&strata).unwrap();
+        close(found.mean, &case["mean"], 1e-12);
+        close(found.standard_error, &case["standard_error"], 1e-12);
+        close(found.freedom, &case["freedom"], 1e-9);
+        close(found.interval().low, &case["low"], 1e-9);
+        close(found.interval().high, &case["high"], 1e-9);
+        close(found.p_value(0.0), &case["p"], 1e-9);
+    }
+}

@@ -1,6 +1,7 @@
 //! The verbs, one a file: each has its arguments and the function that does it.
 
 pub mod array_task;
+pub mod claims;
 pub mod collect;
 pub mod completions;
 pub mod doctor;
@@ -38,6 +39,7 @@ pub fn run(cli: Cli) -> anyhow::Result<Exit> {
         Verb::Collect(verb) => collect::run(&verb),
         Verb::Report(verb) => report::run(&verb),
         Verb::Export(verb) => export::run(&verb),
+        Verb::Claims(verb) => claims::run(&verb),
         Verb::Score(verb) => score::run(&verb),
         Verb::Show(verb) => show::run(&verb),
         Verb::Inspect(verb) => inspect::run(&verb),

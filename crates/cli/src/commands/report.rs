@@ -1,6 +1,7 @@
 //! `peftbench report`: figures, tables and the page of a sweep.
 
 use crate::args::ResultsArgs;
+use crate::claim_files::ClaimArgs;
 use crate::exit::Exit;
 use crate::{commands, output, sweep_choice};
 use clap::Args;
@@ -16,13 +17,15 @@ pub struct Report {
     #[arg(long, value_name = "FIGURE")]
     only: Option<String>,
     #[command(flatten)]
+    claims: ClaimArgs,
+    #[command(flatten)]
     results: ResultsArgs,
 }
 
 /// Writes the report and prints what was written.
 pub fn run(verb: &Report) -> anyhow::Result<Exit> {
     let store = sweep_choice::choose(&verb.results.results, verb.sweep.as_deref())?;
-    let written = write_report(store.folder(), &ReportOptions { only: verb.only.clone() })?;
+    let written = write_report(store.folder(), &ReportOptions { only: verb.only.clone(), papers: verb.claims.papers()? })?;
     commands::collect::warn_of_damage(&written.collected);
     for figure in &written.empty {
         eprintln!("note: these results have nothing to show in the figure `{figure}`");

@@ -1,6 +1,7 @@
 //! `peftbench sweep`: plan, run what is left, collect, report.
 
 use crate::args::{InputArgs, ProgressArgs, ResultsArgs, SpecArgs, WorkerArgs, at_least_one};
+use crate::claim_files::ClaimArgs;
 use crate::cluster::{self, ExecutorArgs};
 use crate::exit::{self, Exit, Problem};
 use crate::progress::Watcher;
@@ -152,7 +153,8 @@ fn conclude(store: &Store, no_report: bool) -> anyhow::Result<()> {
         commands::collect::warn_of_damage(&collect(store.folder())?);
         None
     } else {
-        match write_report(store.folder(), &ReportOptions::default()) {
+        let options = ReportOptions { papers: ClaimArgs::default().papers()?, ..ReportOptions::default() };
+        match write_report(store.folder(), &options) {
             Ok(written) => {
                 commands::collect::warn_of_damage(&written.collected);
                 written.page

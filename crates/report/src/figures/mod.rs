@@ -1,6 +1,7 @@
 //! Figures, one a file. A new one is a file with a unit struct that is a [`Figure`], and a line in [`FIGURES`].
 
 mod accuracy;
+mod claims;
 mod curves;
 mod dimensions;
 mod dots;
@@ -10,6 +11,7 @@ mod layer_activity;
 mod layers;
 mod learning_rates;
 mod memory;
+mod paper_cells;
 mod parameters;
 mod scatter;
 mod selection_rank;
@@ -45,7 +47,9 @@ pub struct Drawing {
 }
 
 /// Every figure, in the order of the page.
-pub const FIGURES: [fn() -> Box<dyn Figure>; 13] = [
+pub const FIGURES: [fn() -> Box<dyn Figure>; 15] = [
+    || Box::new(claims::Claims),
+    || Box::new(paper_cells::PaperCells),
     || Box::new(accuracy::Accuracy),
     || Box::new(memory::Memory),
     || Box::new(parameters::Parameters),

@@ -1,0 +1,76 @@
+//! What claims are judged by: the finished runs of one or several sweeps.
+
+use super::fields::Fields;
+use peftbench_results::aggregates::{ItemScores, item_scores};
+use peftbench_results::rows::{LayerRow, Status};
+use peftbench_results::{PredictionRow, ResultsError, RunRow, tables};
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+/// Finished runs, each once, with what was kept of their test items and layers.
+#[derive(Default)]
+pub struct Evidence {
+    runs: Vec<(Fields, RunRow)>,
+    scores: ItemScores,
+    importance: BTreeMap<String, BTreeMap<u64, f64>>,
+}
+
+impl Evidence {
+    /// Reads the merged tables of sweeps. A run that several of them have counts once.
+    ///
+    /// # Errors
+    /// A table cannot be read.
+    pub fn read<P: AsRef<Path>>(sweeps: &[P]) -> Result<Self, ResultsError> {
+        let mut evidence = Self::default();
+        for sweep in sweeps {
+            let sweep = sweep.as_ref();
+            evidence.add(tables::read_runs(sweep)?, &tables::read_predictions(sweep)?, &tables::read_layers(sweep)?);
+        }
+        Ok(evidence)
+    }
+
+    /// Adds what a sweep has.
+    pub fn add(&mut self, runs: Vec<RunRow>, predictions: &[PredictionRow], layers: &[LayerRow]) {
+        let known: BTreeSet<String> = self.runs.iter().map(|(_, run)| run.run_id.clone()).collect();
+        let news = runs.into_iter().filter(|run| run.status == Status::Done && !run.is_zero_shot() && !run.is_probe() && !known.contains(&run.run_id));
+        self.runs.extend(news.map(|run| (Fields::of(&run), run)));
+        self.scores.extend(item_scores(predictions));
+        let mut last: BTreeMap<&str, u64> = BTreeMap::new();
+        for row in layers.iter().filter(|row| row.importance.is_some()) {
+            let step = last.entry(&row.run_id).or_default();
+            *step = row.step.max(*step);
+        }
+        for row in layers.iter().filter(|row| last.get(row.run_id.as_str()) == Some(&row.step)) {
+            if let Some(importance) = row.importance {
+                self.importance.entry(row.run_id.clone()).or_default().insert(row.layer, importance);
+            }
+        }
+    }
+
+    /// The runs.
+    pub fn runs(&self) -> impl Iterator<Item = &RunRow> {
+        self.runs.iter().map(|(_, run)| run)
+    }
+
+    /// The runs with their fields.
+    pub(super) fn with_fields(&self) -> impl Iterator<Item = (&Fields, &RunRow)> {
+        self.runs.iter().map(|(fields, run)| (fields, run))
+    }
+
+    /// The importance of each layer at the last step at which it was recorded.
+    pub(super) fn importance(&self, run_id: &str) -> Option<&BTreeMap<u64, f64>> {
+        self.importance.get(run_id)
+    }
+
+    /// The difference of two runs on each test item, where both kept the same items and have the mean of their scores as their metric.
+    pub(super) fn item_differences(&self, left: &RunRow, right: &RunRow) -> Option<Vec<f64>> {
+        let (a, b) = (self.items(left)?, self.items(right)?);
+        a.keys().eq(b.keys()).then(|| a.values().zip(b.values()).map(|(a, b)| a - b).collect())
+    }
+
+    fn items(&self, run: &RunRow) -> Option<&BTreeMap<String, f64>> {
+        let items = self.scores.get(&run.run_id)?;
+        let mean = items.values().sum::<f64>() / items.len() as f64;
+        run.primary_value.filter(|value| (mean - value).abs() < 1e-6).map(|_| items)
+    }
+}

@@ -1,0 +1,141 @@
+//! Which runs a statement compares: pairs that agree in everything but what it is about.
+
+use super::evidence::Evidence;
+use super::fields::Fields;
+use super::paper::{Paper, Statement};
+use super::selection::Selection;
+use peftbench_results::RunRow;
+use peftbench_results::statistics::mean;
+use std::collections::BTreeMap;
+
+/// Two configurations on one model and task, seed by seed.
+pub(super) struct Comparison<'a> {
+    /// The pairs, by seed.
+    pub pairs: Vec<Pair<'a>>,
+    /// Seeds that only one side has.
+    pub unpaired: usize,
+}
+
+/// Two runs that are compared, or one that stands for itself.
+#[derive(Clone, Copy)]
+pub(super) struct Pair<'a> {
+    pub left: &'a RunRow,
+    pub right: Option<&'a RunRow>,
+}
+
+/// The sides of a statement: what each selects, within the runs that the statement speaks of.
+pub(super) struct Sides {
+    left: Selection,
+    right: Option<Selection>,
+}
+
+/// A configuration: a run a seed.
+type Configuration<'a> = BTreeMap<u64, &'a RunRow>;
+
+impl Sides {
+    /// What the rows of a statement select.
+    pub(super) fn of(paper: &Paper, statement: &Statement) -> Self {
+        let family = statement.family.as_ref().unwrap_or(&paper.paper.family);
+        let side = |row: &String| paper.rows.get(row).and_then(|row| row.select.as_ref()).map(|select| family.and(select));
+        Self { left: side(&statement.left).unwrap_or_default(), right: statement.right.as_ref().and_then(side) }
+    }
+
+    /// Whether there are runs of the left side, and of the right, that have the statement's measure.
+    pub(super) fn are_there(&self, statement: &Statement, evidence: &Evidence) -> [bool; 2] {
+        let measured = || evidence.with_fields().filter(|(_, run)| (statement.measure.read)(evidence, run).is_some());
+        let any = |side: &Selection| measured().any(|(fields, _)| side.selects(fields));
+        [any(&self.left), self.right.as_ref().is_none_or(any)]
+    }
+
+    /// Whether a field may differ within a pair: where the two sides ask for different values of it, or of what it belongs to, as options
+    /// and targets belong to a method. The learning rate may, as every method needs one of its own.
+    fn is_free(&self, field: &str) -> bool {
+        let Some(right) = &self.right else { return true };
+        let belongs = |asked: &str| {
+            let below = field.strip_prefix(asked).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
+            below || (asked, field) == ("method", "targets")
+        };
+        let differs = |asked: &str| belongs(asked) && self.left.asked(asked) != right.asked(asked);
+        field == "train.lr" || self.left.fields().chain(right.fields()).any(differs)
+    }
+
+    /// What both runs of a pair have in common.
+    fn key(&self, statement: &Statement, fields: &Fields, run: &RunRow) -> BTreeMap<String, String> {
+        let held = |field: &str| statement.equal.iter().any(|equal| equal == field) || !self.is_free(field);
+        let shared = fields.iter().filter(|(field, _)| held(field));
+        let mut key: BTreeMap<String, String> = shared.map(|(field, value)| (field.to_owned(), value.to_string())).collect();
+        if statement.measure.of_machine {
+            key.insert("machine".to_owned(), format!("{:?} {:?} {:?}", run.cpu, run.device, run.threads));
+        }
+        key
+    }
+}
+
+/// The comparisons of a statement among the runs for which `admits` is true.
+pub(super) fn comparisons<'a>(
+    sides: &Sides,
+    statement: &Statement,
+    evidence: &'a Evidence,
+    admits: &dyn Fn(&Fields) -> bool,
+) -> Vec<Comparison<'a>> {
+    let runs = || evidence.with_fields().filter(|(fields, run)| admits(fields) && (statement.measure.read)(evidence, run).is_some());
+    let Some(right) = &sides.right else {
+        let configurations = configurations(runs().filter(|(fields, _)| sides.left.selects(fields)).map(|(_, run)| run));
+        return configurations.into_values().map(|configuration| alone(&configuration)).collect();
+    };
+    let mut groups: BTreeMap<BTreeMap<String, String>, [Vec<&RunRow>; 2]> = BTreeMap::new();
+    for (fields, run) in runs() {
+        for (side, selection) in [&sides.left, right].into_iter().enumerate() {
+            if selection.selects(fields) {
+                groups.entry(sides.key(statement, fields, run)).or_default()[side].push(run);
+            }
+        }
+    }
+    groups.into_values().filter_map(|[left, right]| best_pair(statement, left, right)).collect()
+}
+
+/// The runs by configuration and seed.
+fn configurations<'a>(runs: impl Iterator<Item = &'a RunRow>) -> BTreeMap<&'a str, Configuration<'a>> {
+    let mut configurations: BTreeMap<&str, Configuration<'_>> = BTreeMap::new();
+    for run in runs {
+        configurations.entry(&run.group_id).or_default().insert(run.seed, run);
+    }
+    configurations
+}
+
+fn alone<'a>(configuration: &Configuration<'a>) -> Comparison<'a> {
+    Comparison { pairs: configuration.values().map(|&left| Pair { left, right: None }).collect(), unpaired: 0 }
+}
+
+/// Of several configurations a side (learning rates, ranks) the two best on validation that may be compared: the test chooses nothing.
+fn best_pair<'a>(statement: &Statement, left: Vec<&'a RunRow>, right: Vec<&'a RunRow>) -> Option<Comparison<'a>> {
+    let (left, right) = (configurations(left.into_iter()), configurations(right.into_iter()));
+    let pairs = left.iter().flat_map(|l| right.iter().map(move |r| (l, r)));
+    let admitted = pairs.filter(|((a, left), (b, right))| a != b && within_budget(statement, left, right));
+    let merit = |((_, left), (_, right)): &((_, &Configuration<'a>), (_, &Configuration<'a>))| {
+        let seeds = left.keys().filter(|seed| right.contains_key(seed)).count();
+        (seeds, validation(left) + validation(right))
+    };
+    let ((_, left), (_, right)) = admitted.max_by(|a, b| {
+        let (a, b) = (merit(a), merit(b));
+        a.0.cmp(&b.0).then(a.1.total_cmp(&b.1))
+    })?;
+    let pairs: Vec<Pair<'_>> = left.iter().filter_map(|(seed, &left)| Some(Pair { left, right: Some(right.get(seed)?) })).collect();
+    let unpaired = left.len() + right.len() - 2 * pairs.len();
+    Some(Comparison { pairs, unpaired })
+}
+
+/// Mean score on validation, more is better.
+fn validation(configuration: &Configuration<'_>) -> f64 {
+    let signed = |run: &&RunRow| run.valid_value.map(|value| if run.primary_higher_is_better == Some(false) { -value } else { value });
+    mean(&configuration.values().filter_map(signed).collect::<Vec<_>>()).unwrap_or(0.0)
+}
+
+/// Whether neither side trains more parameters than the statement allows in terms of the other.
+fn within_budget(statement: &Statement, left: &Configuration<'_>, right: &Configuration<'_>) -> bool {
+    let parameters = |configuration: &Configuration<'_>| configuration.values().filter_map(|run| run.num_trainable_params).max();
+    statement.max_parameter_ratio.is_none_or(|ratio| match (parameters(left), parameters(right)) {
+        (Some(left), Some(right)) => left.max(right) as f64 <= ratio * left.min(right) as f64,
+        _ => false,
+    })
+}
