@@ -32,7 +32,9 @@ impl Evidence {
     /// Adds what a sweep has.
     pub fn add(&mut self, runs: Vec<RunRow>, predictions: &[PredictionRow], layers: &[LayerRow]) {
         let known: BTreeSet<String> = self.runs.iter().map(|(_, run)| run.run_id.clone()).collect();
-        let news = runs.into_iter().filter(|run| run.status == Status::Done && !run.is_zero_shot() && !run.is_probe() && !known.contains(&run.run_id));
+        let news = runs
+            .into_iter()
+            .filter(|run| run.status == Status::Done && !run.is_zero_shot() && !run.is_probe() && !known.contains(&run.run_id));
         self.runs.extend(news.map(|run| (Fields::of(&run), run)));
         self.scores.extend(item_scores(predictions));
         let mut last: BTreeMap<&str, u64> = BTreeMap::new();
