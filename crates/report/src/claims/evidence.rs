@@ -2,7 +2,7 @@
 
 use super::fields::Fields;
 use peftbench_results::aggregates::{ItemScores, item_scores};
-use peftbench_results::rows::{LayerRow, Status};
+use peftbench_results::rows::{LayerRow, Role, Status};
 use peftbench_results::{PredictionRow, ResultsError, RunRow, tables};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -34,7 +34,7 @@ impl Evidence {
         let known: BTreeSet<String> = self.runs.iter().map(|(_, run)| run.run_id.clone()).collect();
         let news = runs
             .into_iter()
-            .filter(|run| run.status == Status::Done && !run.is_zero_shot() && !run.is_probe() && !known.contains(&run.run_id));
+            .filter(|run| run.status == Status::Done && !run.is_zero_shot() && run.role == Role::Cell && !known.contains(&run.run_id));
         self.runs.extend(news.map(|run| (Fields::of(&run), run)));
         self.scores.extend(item_scores(predictions));
         let mut last: BTreeMap<&str, u64> = BTreeMap::new();
