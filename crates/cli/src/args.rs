@@ -41,6 +41,7 @@ pub enum Verb {
     Status(commands::status::Status),
     Collect(commands::collect::Collect),
     Report(commands::report::Report),
+    Compare(commands::compare::Compare),
     Export(commands::export::Export),
     Claims(commands::claims::Claims),
     Score(commands::score::Score),

@@ -1,8 +1,11 @@
-//! Which sweep of the results folder is meant.
+//! Which sweep, or sweeps, of the results folder are meant.
 
+use crate::commands;
 use crate::exit::{Exit, Problem};
+use peftbench_report::{ReportError, current_tables};
+use peftbench_results::ResultsError;
 use peftbench_sweep::Store;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The sweep called `name` below `results`, or the only one there is.
 pub fn choose(results: &Path, name: Option<&str>) -> anyhow::Result<Store> {
@@ -25,6 +28,26 @@ pub fn choose(results: &Path, name: Option<&str>) -> anyhow::Result<Store> {
         }
     };
     Ok(Store::open(results, name)?)
+}
+
+/// The folders of sweeps that are named, or of all there are, their tables up to date. Of all, those without a run are passed over.
+pub fn folders(results: &Path, names: &[String]) -> anyhow::Result<Vec<PathBuf>> {
+    let all = names.is_empty();
+    let names = if all { Store::sweeps(results)? } else { names.to_vec() };
+    if names.is_empty() {
+        return Err(none(results, "no sweep").into());
+    }
+    let mut folders = Vec::new();
+    for name in &names {
+        let store = choose(results, Some(name))?;
+        match current_tables(store.folder()) {
+            Ok(collected) => commands::collect::warn_of_damage(&collected),
+            Err(ReportError::Results(ResultsError::NoRuns { .. })) if all => continue,
+            Err(error) => return Err(error.into()),
+        }
+        folders.push(store.folder().to_owned());
+    }
+    Ok(folders)
 }
 
 /// The error for a folder without sweeps.

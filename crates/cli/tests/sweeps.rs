@@ -102,6 +102,27 @@ fn the_verbs_that_look_at_results() {
     assert!(ran.error().contains("did you mean `aggregates`?"), "{}", ran.stderr);
     let ran = playground.expect(2, &["export", "--table", "runs", "--columns", "methd"]);
     assert!(ran.error().contains("table `runs` has no column `methd`; did you mean `method`?"), "{}", ran.stderr);
+    let compared = playground.expect(0, &["compare", "lora", "full"]).stdout;
+    let row: Vec<&str> = compared.lines().nth(1).unwrap().split_whitespace().collect();
+    assert!(compared.starts_with("model  task ") && row[..2] == ["tiny", "world/sentiment"], "{compared}");
+    assert!(compared.contains("lora r=2 · q_proj,v_proj") && compared.contains("McNemar, items"), "{compared}");
+    let ids: Vec<&str> = plan.iter().map(|run| run["run_id"].as_str().unwrap()).collect();
+    let json = playground.expect(0, &["compare", ids[1], ids[2], "--measure", "peak_memory", "--json"]).stdout;
+    let json: serde_json::Value = serde_json::from_str(&json).unwrap();
+    assert!(json["rows"][0]["difference"].as_f64().unwrap() < 0.0, "LoRA takes less memory: {json}");
+    let same = playground.expect(0, &["compare", "method = { type = \"lora\", r = 2 }", "method = \"full\"", "--sweep", "s"]).stdout;
+    assert_eq!(same, compared);
+    assert!(playground.expect(0, &["compare", "s", "s"]).stdout.contains("+0.000"));
+    for (code, words, problem) in [
+        (2, ["lora", "s"], "are of different kinds"),
+        (4, ["lora", "dora"], "no finished runs of `lora` and `dora`"),
+        (2, ["metod = \"lora\"", "full"], "did you mean `method`?"),
+        (2, ["method = lora", "full"], "write it as in TOML"),
+        (4, ["lora", "ffff"], "no run `ffff`"),
+    ] {
+        let ran = playground.expect(code, &["compare", words[0], words[1]]);
+        assert!(ran.error().contains(problem), "{}", ran.stderr);
+    }
     let id = plan[1]["run_id"].as_str().unwrap();
     let shown = playground.expect(0, &["show", &id[..8]]).stdout;
     for part in ["tiny · world/sentiment · lora r=2", "[spec.train]", "parameters train", "q_proj", "train ", "weights "] {

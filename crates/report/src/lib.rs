@@ -3,6 +3,7 @@
 //! * [`write_report`]: everything at once.
 //! * [`figures`]: one figure a file, each as SVG, PNG and the CSV it was drawn from. They draw into a [`scene`], which [`render`] turns
 //!   into both formats; plotters is used in [`render`] and [`fonts`] only.
+//! * [`compare`]: two ways of fine-tuning side by side.
 //! * [`export`](mod@export): any table as text for other programs.
 //! * [`claims`]: what papers say, as tests over results.
 //! * [`tables`]: text tables as Markdown, LaTeX and CSV; [`page`]: `index.html`.
@@ -15,6 +16,7 @@
 pub mod axis;
 pub mod canvas;
 pub mod claims;
+pub mod compare;
 pub mod csv_text;
 pub mod data;
 pub mod error;

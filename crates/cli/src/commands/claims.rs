@@ -4,13 +4,10 @@ use crate::args::ResultsArgs;
 use crate::claim_files::ClaimArgs;
 use crate::exit::{Exit, Problem};
 use crate::text_table::{self, number, text};
-use crate::{commands, output, sweep_choice};
+use crate::{output, sweep_choice};
 use anyhow::Context;
 use clap::Args;
 use peftbench_report::claims::{CellJudgement, Evidence, Judgement, Line, PaperBoard, Scoreboard, Verdict, judge};
-use peftbench_report::current_tables;
-use peftbench_results::ResultsError;
-use peftbench_sweep::Store;
 use peftbench_sweep::units::Count;
 use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
@@ -39,33 +36,12 @@ pub struct Claims {
 /// Reads claims and results, judges, prints.
 pub fn run(verb: &Claims) -> anyhow::Result<Exit> {
     let papers = verb.claims.some_papers()?;
-    let board = judge(&papers, &Evidence::read(&sweep_folders(verb)?)?);
+    let board = judge(&papers, &Evidence::read(&sweep_choice::folders(&verb.results.results, &verb.sweeps)?)?);
     output::print(&if verb.json { format!("{}\n", serde_json::to_string_pretty(&board)?) } else { describe(&board) })?;
     match &verb.check {
         Some(record) => check(&board, record),
         None => Ok(Exit::Done),
     }
-}
-
-/// The folders of the sweeps that count, their tables up to date. Of all there are, those without a run are passed over.
-fn sweep_folders(verb: &Claims) -> anyhow::Result<Vec<PathBuf>> {
-    let results = &verb.results.results;
-    let all = verb.sweeps.is_empty();
-    let names = if all { Store::sweeps(results)? } else { verb.sweeps.clone() };
-    if names.is_empty() {
-        return Err(sweep_choice::none(results, "no sweep").into());
-    }
-    let mut folders = Vec::new();
-    for name in &names {
-        let store = sweep_choice::choose(results, Some(name))?;
-        match current_tables(store.folder()) {
-            Ok(collected) => commands::collect::warn_of_damage(&collected),
-            Err(peftbench_report::ReportError::Results(ResultsError::NoRuns { .. })) if all => continue,
-            Err(error) => return Err(error.into()),
-        }
-        folders.push(store.folder().to_owned());
-    }
-    Ok(folders)
 }
 
 /// Whether every verdict is the recorded one.

@@ -3,6 +3,7 @@
 pub mod array_task;
 pub mod claims;
 pub mod collect;
+pub mod compare;
 pub mod completions;
 pub mod doctor;
 pub mod export;
@@ -38,6 +39,7 @@ pub fn run(cli: Cli) -> anyhow::Result<Exit> {
         Verb::Status(verb) => status::run(&verb),
         Verb::Collect(verb) => collect::run(&verb),
         Verb::Report(verb) => report::run(&verb),
+        Verb::Compare(verb) => compare::run(&verb),
         Verb::Export(verb) => export::run(&verb),
         Verb::Claims(verb) => claims::run(&verb),
         Verb::Score(verb) => score::run(&verb),

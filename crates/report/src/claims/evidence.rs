@@ -70,7 +70,8 @@ impl Evidence {
         a.keys().eq(b.keys()).then(|| a.values().zip(b.values()).map(|(a, b)| a - b).collect())
     }
 
-    fn items(&self, run: &RunRow) -> Option<&BTreeMap<String, f64>> {
+    /// The score of each test item, where they are kept and their mean is the run's metric.
+    pub(crate) fn items(&self, run: &RunRow) -> Option<&BTreeMap<String, f64>> {
         let items = self.scores.get(&run.run_id)?;
         let mean = items.values().sum::<f64>() / items.len() as f64;
         run.primary_value.filter(|value| (mean - value).abs() < 1e-6).map(|_| items)

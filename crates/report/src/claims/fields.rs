@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 /// `method.r`). A method that is put together has the names of its entries joined by ` + `, and their options below these names
 /// (`method.lora.r`); of two entries of one name the second is `lora 2`.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Fields(BTreeMap<String, Value>);
+pub(crate) struct Fields(BTreeMap<String, Value>);
 
 /// What reads a field of `train` from a run.
 type Read = fn(&RunRow) -> Value;
@@ -43,7 +43,7 @@ const VALUES: [&str; 3] = ["arch", "targets", "layers"];
 
 impl Fields {
     /// The fields of a run.
-    pub(super) fn of(run: &RunRow) -> Self {
+    pub(crate) fn of(run: &RunRow) -> Self {
         let mut fields = BTreeMap::new();
         put(&mut fields, "model", &parsed(&run.model_json));
         put(&mut fields, "task", &parsed(&run.task_json));
@@ -57,12 +57,12 @@ impl Fields {
     }
 
     /// The value at a field.
-    pub(super) fn get(&self, field: &str) -> Option<&Value> {
+    pub(crate) fn get(&self, field: &str) -> Option<&Value> {
         self.0.get(field)
     }
 
     /// Every field with its value, in order.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (&str, &Value)> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (&str, &Value)> {
         self.0.iter().map(|(field, value)| (field.as_str(), value))
     }
 }

@@ -26,7 +26,7 @@ pub struct Measure {
     /// Whether it depends on the machine, so that only runs of one processor and number of threads are paired.
     pub of_machine: bool,
     /// The value of a run; `None` where it has none.
-    pub(super) read: fn(&Evidence, &RunRow) -> Option<f64>,
+    pub(crate) read: fn(&Evidence, &RunRow) -> Option<f64>,
 }
 
 /// How a number is written.
@@ -138,10 +138,17 @@ pub static MEASURES: [Measure; 9] = [
 
 /// Reads the name of a measure.
 pub(super) fn named<'de, D: Deserializer<'de>>(deserializer: D) -> Result<&'static Measure, D::Error> {
-    let name = String::deserialize(deserializer)?;
+    by_name(&String::deserialize(deserializer)?).map_err(D::Error::custom)
+}
+
+/// The measure of this name.
+///
+/// # Errors
+/// There is none; the error has the nearest.
+pub fn by_name(name: &str) -> Result<&'static Measure, String> {
     let unknown = || {
         let names: Vec<&str> = MEASURES.iter().map(|measure| measure.name).collect();
-        D::Error::custom(format!("there is no measure `{name}`; {}", suggest::hint(&name, names)))
+        format!("there is no measure `{name}`; {}", suggest::hint(name, names))
     };
     MEASURES.iter().find(|measure| measure.name == name).ok_or_else(unknown)
 }
@@ -170,12 +177,12 @@ impl Measure {
     }
 
     /// The difference on the scale on which differences of pairs are averaged: that of logarithms for a relative measure.
-    pub(super) fn step(&self, left: f64, right: f64) -> f64 {
+    pub(crate) fn step(&self, left: f64, right: f64) -> f64 {
         if self.relative { (left / right).ln() } else { left - right }
     }
 
     /// From the scale of [`step`](Self::step) back to that of [`difference`](Self::difference).
-    pub(super) fn undo(&self, step: f64) -> f64 {
+    pub(crate) fn undo(&self, step: f64) -> f64 {
         if self.relative { step.exp_m1() } else { step }
     }
 

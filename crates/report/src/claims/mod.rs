@@ -8,9 +8,9 @@
 //! `docs/claims.md` is the description for people.
 
 mod evidence;
-mod fields;
+pub(crate) mod fields;
 pub mod measure;
-mod pairs;
+pub(crate) mod pairs;
 pub mod paper;
 mod selection;
 pub mod verdict;
@@ -110,7 +110,7 @@ fn line(paper: &Paper, statement: &Statement, evidence: &Evidence) -> Line {
     let is_own = |fields: &Fields| setups.iter().any(|setup| setup.selects(fields));
     let sides = Sides::of(paper, statement);
     let judge = |own: bool| {
-        let found = comparisons(&sides, statement, evidence, &|fields| is_own(fields) == own);
+        let found = comparisons(&sides, statement.terms(), evidence, &|fields| is_own(fields) == own);
         (found.iter().any(|comparison| !comparison.pairs.is_empty())).then(|| Judgement::of(statement, evidence, &found))
     };
     let label = |row: &String| paper.rows.get(row).map_or_else(|| row.clone(), |row| row.label.clone());
@@ -196,7 +196,7 @@ fn why_not_own(paper: &Paper, statement: &Statement, evidence: &Evidence) -> Str
 impl Sides {
     /// Which side has no run, or that none can be paired.
     fn why_not(&self, statement: &Statement, evidence: &Evidence) -> String {
-        let [left, right] = self.are_there(statement, evidence);
+        let [left, right] = self.are_there(statement.measure, evidence);
         match (left, right) {
             (false, false) => "no such runs".to_owned(),
             (false, true) => "no run of the left side".to_owned(),

@@ -2,6 +2,7 @@
 
 use super::evidence::Evidence;
 use super::fields::Fields;
+use super::measure::Measure;
 use super::paper::{Paper, Statement};
 use super::selection::Selection;
 use peftbench_results::RunRow;
@@ -9,7 +10,7 @@ use peftbench_results::statistics::mean;
 use std::collections::BTreeMap;
 
 /// Two configurations on one model and task, seed by seed.
-pub(super) struct Comparison<'a> {
+pub(crate) struct Comparison<'a> {
     /// The pairs, by seed.
     pub pairs: Vec<Pair<'a>>,
     /// Seeds that only one side has.
@@ -18,13 +19,31 @@ pub(super) struct Comparison<'a> {
 
 /// Two runs that are compared, or one that stands for itself.
 #[derive(Clone, Copy)]
-pub(super) struct Pair<'a> {
+pub(crate) struct Pair<'a> {
     pub left: &'a RunRow,
     pub right: Option<&'a RunRow>,
 }
 
+/// On what terms two runs are compared.
+#[derive(Clone, Copy)]
+pub(crate) struct Terms<'a> {
+    /// By what.
+    pub measure: &'static Measure,
+    /// Fields that must be equal on both sides, though they belong to what differs.
+    pub equal: &'a [String],
+    /// Neither side may train more than so many times the parameters of the other.
+    pub max_parameter_ratio: Option<f64>,
+}
+
+impl Statement {
+    /// The statement's terms.
+    pub(super) fn terms(&self) -> Terms<'_> {
+        Terms { measure: self.measure, equal: &self.equal, max_parameter_ratio: self.max_parameter_ratio }
+    }
+}
+
 /// The sides of a statement: what each selects, within the runs that the statement speaks of.
-pub(super) struct Sides {
+pub(crate) struct Sides {
     left: Selection,
     right: Option<Selection>,
 }
@@ -40,9 +59,14 @@ impl Sides {
         Self { left: side(&statement.left).unwrap_or_default(), right: statement.right.as_ref().and_then(side) }
     }
 
+    /// What two selections select.
+    pub fn new(left: Selection, right: Selection) -> Self {
+        Self { left, right: Some(right) }
+    }
+
     /// Whether there are runs of the left side, and of the right, that have the statement's measure.
-    pub(super) fn are_there(&self, statement: &Statement, evidence: &Evidence) -> [bool; 2] {
-        let measured = || evidence.with_fields().filter(|(_, run)| (statement.measure.read)(evidence, run).is_some());
+    pub fn are_there(&self, measure: &Measure, evidence: &Evidence) -> [bool; 2] {
+        let measured = || evidence.with_fields().filter(|(_, run)| (measure.read)(evidence, run).is_some());
         let any = |side: &Selection| measured().any(|(fields, _)| side.selects(fields));
         [any(&self.left), self.right.as_ref().is_none_or(any)]
     }
@@ -60,25 +84,25 @@ impl Sides {
     }
 
     /// What both runs of a pair have in common.
-    fn key(&self, statement: &Statement, fields: &Fields, run: &RunRow) -> BTreeMap<String, String> {
-        let held = |field: &str| statement.equal.iter().any(|equal| equal == field) || !self.is_free(field);
+    fn key(&self, terms: Terms<'_>, fields: &Fields, run: &RunRow) -> BTreeMap<String, String> {
+        let held = |field: &str| terms.equal.iter().any(|equal| equal == field) || !self.is_free(field);
         let shared = fields.iter().filter(|(field, _)| held(field));
         let mut key: BTreeMap<String, String> = shared.map(|(field, value)| (field.to_owned(), value.to_string())).collect();
-        if statement.measure.of_machine {
+        if terms.measure.of_machine {
             key.insert("machine".to_owned(), format!("{:?} {:?} {:?}", run.cpu, run.device, run.threads));
         }
         key
     }
 }
 
-/// The comparisons of a statement among the runs for which `admits` is true.
-pub(super) fn comparisons<'a>(
+/// The comparisons of two sides among the runs for which `admits` is true.
+pub(crate) fn comparisons<'a>(
     sides: &Sides,
-    statement: &Statement,
+    terms: Terms<'_>,
     evidence: &'a Evidence,
     admits: &dyn Fn(&Fields) -> bool,
 ) -> Vec<Comparison<'a>> {
-    let runs = || evidence.with_fields().filter(|(fields, run)| admits(fields) && (statement.measure.read)(evidence, run).is_some());
+    let runs = || evidence.with_fields().filter(|(fields, run)| admits(fields) && (terms.measure.read)(evidence, run).is_some());
     let Some(right) = &sides.right else {
         let configurations = configurations(runs().filter(|(fields, _)| sides.left.selects(fields)).map(|(_, run)| run));
         return configurations.into_values().map(|configuration| alone(&configuration)).collect();
@@ -87,11 +111,11 @@ pub(super) fn comparisons<'a>(
     for (fields, run) in runs() {
         for (side, selection) in [&sides.left, right].into_iter().enumerate() {
             if selection.selects(fields) {
-                groups.entry(sides.key(statement, fields, run)).or_default()[side].push(run);
+                groups.entry(sides.key(terms, fields, run)).or_default()[side].push(run);
             }
         }
     }
-    groups.into_values().filter_map(|[left, right]| best_pair(statement, left, right)).collect()
+    groups.into_values().filter_map(|[left, right]| best_pair(terms, left, right)).collect()
 }
 
 /// The runs by configuration and seed.
@@ -108,10 +132,10 @@ fn alone<'a>(configuration: &Configuration<'a>) -> Comparison<'a> {
 }
 
 /// Of several configurations a side (learning rates, ranks) the two best on validation that may be compared: the test chooses nothing.
-fn best_pair<'a>(statement: &Statement, left: Vec<&'a RunRow>, right: Vec<&'a RunRow>) -> Option<Comparison<'a>> {
+fn best_pair<'a>(terms: Terms<'_>, left: Vec<&'a RunRow>, right: Vec<&'a RunRow>) -> Option<Comparison<'a>> {
     let (left, right) = (configurations(left.into_iter()), configurations(right.into_iter()));
     let pairs = left.iter().flat_map(|l| right.iter().map(move |r| (l, r)));
-    let admitted = pairs.filter(|((a, left), (b, right))| a != b && within_budget(statement, left, right));
+    let admitted = pairs.filter(|((a, left), (b, right))| a != b && within_budget(terms, left, right));
     let merit = |((_, left), (_, right)): &((_, &Configuration<'a>), (_, &Configuration<'a>))| {
         let seeds = left.keys().filter(|seed| right.contains_key(seed)).count();
         (seeds, validation(left) + validation(right))
@@ -131,10 +155,10 @@ fn validation(configuration: &Configuration<'_>) -> f64 {
     mean(&configuration.values().filter_map(signed).collect::<Vec<_>>()).unwrap_or(0.0)
 }
 
-/// Whether neither side trains more parameters than the statement allows in terms of the other.
-fn within_budget(statement: &Statement, left: &Configuration<'_>, right: &Configuration<'_>) -> bool {
+/// Whether neither side trains more parameters than the terms allow in terms of the other.
+fn within_budget(terms: Terms<'_>, left: &Configuration<'_>, right: &Configuration<'_>) -> bool {
     let parameters = |configuration: &Configuration<'_>| configuration.values().filter_map(|run| run.num_trainable_params).max();
-    statement.max_parameter_ratio.is_none_or(|ratio| match (parameters(left), parameters(right)) {
+    terms.max_parameter_ratio.is_none_or(|ratio| match (parameters(left), parameters(right)) {
         (Some(left), Some(right)) => left.max(right) as f64 <= ratio * left.min(right) as f64,
         _ => false,
     })
