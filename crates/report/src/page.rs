@@ -7,8 +7,8 @@ use crate::error::Result;
 use crate::tables::results::{score, settings, settings_vary, sorted_rows};
 use minijinja::Environment;
 use minijinja::value::Serde;
-use peftbench_results::RunRow;
 use peftbench_results::rows::Status;
+use peftbench_results::{RunRow, SelectRow};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -239,7 +239,19 @@ fn missing(data: &Data) -> Vec<Missing> {
             message: run.failure_message.clone().unwrap_or_default(),
         }
     };
-    let mut rows: Vec<Missing> = data.runs.iter().filter(|run| run.status != Status::Done).map(row).collect();
+    // A choice that could not be made leaves cells that never became runs; the first of its probes stands for it.
+    let failed: BTreeMap<&str, &SelectRow> =
+        data.select.iter().rev().filter(|row| row.decision == "failed").map(|row| (row.choice_id.as_str(), row)).collect();
+    let without_rate = failed.into_values().map(|probe| Missing {
+        id: probe.run_id.clone(),
+        what: probe.chosen_for.clone(),
+        seed: probe.seed,
+        status: "no learning rate",
+        kind: probe.failure_kind.clone().unwrap_or_default(),
+        message: probe.problem.clone().unwrap_or_default(),
+    });
+    let runs = data.runs.iter().filter(|run| run.status != Status::Done).map(row);
+    let mut rows: Vec<Missing> = runs.chain(without_rate).collect();
     rows.sort_by(|a, b| (a.status, &a.what, a.seed).cmp(&(b.status, &b.what, b.seed)));
     rows
 }

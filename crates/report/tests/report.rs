@@ -246,10 +246,10 @@ fn probes_are_in_the_figure_of_learning_rates_and_in_no_other_result() {
         assert!(with[path] == without[path], "{} has something of a probe", path.display());
     }
     let csv = String::from_utf8(with[Path::new("figures/learning-rates.csv")].clone()).unwrap();
-    assert_eq!(csv.lines().count(), 1 + 8);
+    assert_eq!(csv.lines().count(), 1 + 10);
     assert!(csv.contains(",failed,false,,") && csv.contains(",done,true,highest,"), "{csv}");
     let page = String::from_utf8(with[Path::new("report/index.html")].clone()).unwrap();
-    assert!(page.contains("chosen by 8 probe runs") && page.contains("id=\"learning-rates\""));
+    assert!(page.contains("chosen by 10 probe runs") && page.contains("no learning rate") && page.contains("id=\"learning-rates\""));
 }
 
 /// Writes two sweeps for a person to look at, a whole paper's worth and the smallest with one seed:

@@ -172,15 +172,15 @@ fn choices_of_learning_rates_are_a_table_and_probes_no_configuration() {
     let after = collect(&sweep.path).unwrap();
     assert_eq!((&after.runs, after.configurations), (&before.runs, before.configurations));
     assert_eq!(tables::read_aggregates(&sweep.path).unwrap(), configurations);
-    assert_eq!(after.probes, BTreeMap::from([(Status::Done, 7), (Status::Failed, 1)]));
+    assert_eq!(after.probes, BTreeMap::from([(Status::Done, 7), (Status::Failed, 3)]));
     let rows = tables::read_select(&sweep.path).unwrap();
     let chosen: Vec<_> =
         rows.iter().filter(|row| row.chosen).map(|row| (row.lr, row.at_edge.as_deref(), row.valid_loss.is_some())).collect();
-    assert_eq!((rows.len(), chosen), (8, vec![(1e-3, None, true), (1e-1, Some("highest"), true)]));
+    assert_eq!((rows.len(), chosen), (10, vec![(1e-3, None, true), (1e-1, Some("highest"), true)]));
     let lost = rows.iter().find(|row| row.status == Status::Failed).unwrap();
     assert_eq!((lost.failure_kind.as_deref(), lost.valid_value, lost.chosen), (Some("nan_loss"), None, false));
     let runs = tables::read_runs(&sweep.path).unwrap();
     let probes: Vec<_> = runs.iter().filter(|run| run.role == Role::Probe).collect();
-    assert_eq!((probes.len(), runs.iter().filter(|run| run.lr_source == LrSource::Selected).count()), (8, 2));
+    assert_eq!((probes.len(), runs.iter().filter(|run| run.lr_source == LrSource::Selected).count()), (10, 2));
     assert!(probes.iter().all(|run| run.primary_value.is_none() && run.lr_source == LrSource::Fixed));
 }

@@ -136,6 +136,14 @@ impl LrChoice {
         matches!(self.decision, Decision::Failed { .. })
     }
 
+    /// What has become of it, on one line.
+    pub fn describe(&self) -> String {
+        self.warning().unwrap_or_else(|| {
+            let rate = self.lr().map_or_else(|| "its probes have yet to end".to_owned(), |lr| format!("{lr:e}"));
+            format!("{}: {rate}", self.label)
+        })
+    }
+
     /// What should be known of it: that it lies at an end of the grid, or cannot be made.
     pub fn warning(&self) -> Option<String> {
         match &self.decision {

@@ -21,6 +21,7 @@ pub mod expand;
 mod fields;
 pub mod ids;
 pub mod plan;
+pub mod plan_row;
 mod probes;
 pub mod process;
 pub mod schedule;
@@ -36,7 +37,8 @@ pub mod units;
 
 pub use error::{PlanError, StoreError};
 pub use expand::{Cell, expand};
-pub use plan::{Estimate, Plan, PlanRow, PlanStatus, PlannedRun, Resolver, Selection, WaitingCell, plan};
+pub use plan::{Estimate, Plan, PlanStatus, PlannedRun, Resolver, Selection, WaitingCell, plan};
+pub use plan_row::PlanRow;
 pub use state::{Failure, State, Status};
 pub use store::Store;
 pub use supervise::{Observer, Outcome, Supervisor, SweepOutcome};

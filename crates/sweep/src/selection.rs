@@ -5,6 +5,7 @@ use crate::error::PlanError;
 use crate::expand::{Cell, at_place};
 use crate::plan::{Context, Crashes, Plan, PlanStatus, RunList, WaitingCell};
 use crate::probes;
+use peftbench_spec::canonical::canonical_json;
 use peftbench_spec::event::FailureKind;
 use peftbench_spec::lr_selection::{Candidate, Decision, LrChoice, SelectionRecord};
 use peftbench_spec::{LrSelection, RunId, RunSpec, SpecError};
@@ -107,7 +108,7 @@ impl<'a> Choices<'a> {
     fn choice_of(&mut self, resolved: &RunSpec) -> Result<usize, SpecError> {
         let cells_with = probes::cells_with(self.selection, resolved)?;
         let next = self.made.len();
-        let index = *self.indices.entry(peftbench_spec::canonical::canonical_json(&cells_with)?).or_insert(next);
+        let index = *self.indices.entry(canonical_json(&cells_with)?).or_insert(next);
         if index == next {
             let label = probes::label(self.selection, &cells_with, resolved);
             let candidates = self.selection.grid.iter().map(|&lr| Candidate { lr, probes: Vec::new() }).collect();

@@ -113,13 +113,7 @@ impl StoreStatus {
 
     /// The learning rates, a line each.
     fn render_choices(&self) -> String {
-        let line = |choice: &LrChoice| {
-            let found = choice.warning().unwrap_or_else(|| {
-                let rate = choice.lr().map_or_else(|| "its probes have yet to end".to_owned(), |lr| format!("{lr:e}"));
-                format!("{}: {rate}", choice.label)
-            });
-            format!("    {found}\n")
-        };
+        let line = |choice: &LrChoice| format!("    {}\n", choice.describe());
         match self.choices.is_empty() {
             true => String::new(),
             false => format!("\nlearning rates:\n{}", self.choices.iter().map(line).collect::<String>()),

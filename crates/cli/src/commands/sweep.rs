@@ -13,6 +13,7 @@ use clap::{Args, ValueEnum};
 use peftbench_report::{ReportError, ReportOptions, write_report};
 use peftbench_results::plan_table::write_plan;
 use peftbench_results::{ResultsError, collect};
+use peftbench_spec::lr_selection::LrChoice;
 use peftbench_sweep::units::Seconds;
 use peftbench_sweep::{Claim, Plan, PlannedRun, Selection, Store, Supervisor, SweepOutcome, prepare};
 use std::path::Path;
@@ -87,6 +88,8 @@ pub fn run(verb: &Sweep) -> anyhow::Result<Exit> {
         limit = limit.saturating_sub(probed.begun() + probed.elsewhere);
         keep_plan(&claim.plan, &store)?;
         eprintln!("{}", describe(&format!("{}: probes of learning rates", sweep.name), &probed));
+        let calm = |choice: &&LrChoice| probed.begun() > 0 && choice.lr().is_some() && choice.warning().is_none();
+        claim.plan.selection.lr.iter().filter(calm).for_each(|choice| eprintln!("chosen  {}", choice.describe()));
     }
     for warning in &claim.plan.warnings {
         eprintln!("warning: {warning}");

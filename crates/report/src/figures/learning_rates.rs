@@ -211,7 +211,7 @@ fn draw_panel(scene: &mut Scene, panel: Bounds, styles: &Styles<'_>, lines: &[Li
                 None => look.draw_cross(scene, (at, panel.bottom - 9.0 - 10.0 * index as f64)),
                 Some(score) if rate.chosen => {
                     let mut mark = (at, y.at(score));
-                    let step = if at + MARK < panel.right { MARK } else { -MARK };
+                    let step = if at + 2.0 * MARK < panel.right { MARK } else { -MARK };
                     while taken.iter().any(|other| (other.0 - mark.0).abs() < MARK && (other.1 - mark.1).abs() < MARK) {
                         mark.0 += step;
                     }

@@ -112,7 +112,7 @@ pub fn write_choices(folder: &Path, size: &Size) {
 }
 
 /// Adds the choices of learning rates that a sweep has made: two methods at four rates, one of which diverged with the one and was the best
-/// with the other.
+/// with the other; and one that could not be made.
 pub fn write_probes(folder: &Path, size: &Size) {
     let (model, task) = (&MODELS[0], &TASKS[0]);
     let mut choices = Vec::new();
@@ -137,6 +137,14 @@ pub fn write_probes(folder: &Path, size: &Size) {
             runs: vec![chosen.manifest().run_id],
         });
     }
+    let failed = |lr| Cell { fails: Some(FailureKind::NanLoss), lr, probe: true, ..Cell::new(model, task, json!("bitfit"), 0) };
+    let candidates = [10.0, 20.0].map(|lr| {
+        write_run(folder, size, &failed(lr));
+        Candidate { lr, probes: vec![failed(lr).manifest().run_id] }
+    });
+    let decision = Decision::Failed { problem: "no rate has a score".into() };
+    let (label, cells_with) = ("bitfit".into(), json!({ "method": "bitfit" }));
+    choices.push(LrChoice { label, cells_with, candidates: candidates.into(), decision, runs: Vec::new() });
     let record = SelectionRecord { lr: choices };
     std::fs::write(folder.join("select.json"), serde_json::to_string(&record).unwrap()).unwrap();
 }
