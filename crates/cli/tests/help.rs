@@ -19,6 +19,7 @@ fn help_of_the_main_verbs() {
     insta::assert_snapshot!("help_run", help(&["run", "--help"]));
     insta::assert_snapshot!("help_rerun", help(&["rerun", "--help"]));
     insta::assert_snapshot!("help_score", help(&["score", "--help"]));
+    insta::assert_snapshot!("help_claims", help(&["claims", "--help"]));
     insta::assert_snapshot!("help_inspect", help(&["inspect", "--help"]));
 }
 

@@ -73,6 +73,7 @@ struct ClaimRow {
     here: Judged,
     own: Judged,
     reported: String,
+    reported_in_full: String,
     source: String,
 }
 
@@ -198,10 +199,11 @@ fn claims(data: &Data) -> Vec<ClaimRow> {
         text: line.text.clone(),
         here: judged(line, &line.here),
         own: judged(line, &line.own),
-        reported: line
+        reported: line.reported_range().unwrap_or_default(),
+        reported_in_full: line
             .reported
             .iter()
-            .map(|r| format!("{} on {}", line.measure().write_difference(r.difference), r.on))
+            .map(|r| format!("{}: {}", r.on, line.measure().write_difference(r.difference)))
             .collect::<Vec<_>>()
             .join("; "),
         source: line.source.clone(),

@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use peftbench_report::claims::{Evidence, Judgement, Line, Names, Paper, Verdict, judge};
-use peftbench_results::rows::{LayerRow, Status};
+use peftbench_results::rows::{LayerRow, Role, Status};
 use peftbench_results::{PredictionRow, RunRow};
 use std::path::Path;
 
@@ -190,6 +190,8 @@ fn without_both_sides_nothing_is_compared_and_the_reason_says_which_is_missing()
     assert_eq!(reason(llama), "no such runs");
     let failed = runs(&[0.8; 3], &[0.6; 3]).into_iter().map(|run| RunRow { status: Status::Failed, ..run }).collect();
     assert_eq!(reason(failed), "no such runs");
+    let probes = runs(&[0.8; 3], &[0.6; 3]).into_iter().map(|run| RunRow { role: Role::Probe, ..run }).collect();
+    assert_eq!(reason(probes), "no such runs");
 }
 
 /// The runs as if they were of the paper's own.

@@ -123,8 +123,6 @@ fn row(line: &Line) -> Vec<String> {
     let dash = || "-".to_owned();
     let difference = here.difference.map(|difference| difference.mean).or(here.bare_difference);
     let tested = here.difference.filter(|_| here.p_value.is_some());
-    let mut reported: Vec<f64> = line.reported.iter().map(|reported| reported.difference).collect();
-    reported.sort_by(f64::total_cmp);
     let sign = if line.higher { '>' } else { '<' };
     vec![
         line.id.clone(),
@@ -133,11 +131,7 @@ fn row(line: &Line) -> Vec<String> {
         tested.map_or_else(dash, |d| format!("{} .. {}", measure.write_difference(d.low), measure.write_difference(d.high))),
         format!("{sign} {}", if line.margin == 0.0 { "0".to_owned() } else { measure.write_difference(line.margin) }),
         if here.n_pairs == 0 { dash() } else { here.n_pairs.to_string() },
-        match reported.as_slice() {
-            [] => dash(),
-            [one] => measure.write_difference(*one),
-            [low, .., high] => format!("{} .. {}", measure.write_difference(*low), measure.write_difference(*high)),
-        },
+        line.reported_range().unwrap_or_else(dash),
         if line.own.verdict == Verdict::NotComparable { dash() } else { line.own.verdict.name().to_owned() },
     ]
 }

@@ -90,6 +90,14 @@ impl Line {
     pub fn measure(&self) -> &'static Measure {
         self.by
     }
+
+    /// Least and greatest of the reported differences in words; `None` where there are none.
+    pub fn reported_range(&self) -> Option<String> {
+        let differences = || self.reported.iter().map(|reported| reported.difference);
+        let (low, high) = (differences().min_by(f64::total_cmp)?, differences().max_by(f64::total_cmp)?);
+        let write = |difference| self.by.write_difference(difference);
+        Some(if low == high { write(low) } else { format!("{} .. {}", write(low), write(high)) })
+    }
 }
 
 /// Judges every statement.
