@@ -154,6 +154,7 @@ mod tests {
     /// Written by pyarrow 26.0.1 and Pillow 13.0.0 (tests/fixtures/make_image_parquet.py).
     const COLOURS: &[u8] = include_bytes!("../../tests/fixtures/colours.parquet");
     const GREY: &[u8] = include_bytes!("../../tests/fixtures/grey.parquet");
+    const WRONG: &[u8] = include_bytes!("../../tests/fixtures/wrong.parquet");
     const FACES: &[u8] = include_bytes!("../../tests/fixtures/faces.parquet");
 
     /// A hub's cache that has files of the data of a task, and an empty data folder.
@@ -295,6 +296,8 @@ mod tests {
         let faces = ["data/train-0.parquet", "data/validation-0.parquet", "data/test-0.parquet"];
         let found = error("mnist", mnist, COLOURS);
         assert!(found.contains("mnist/train-0.parquet: row 1: column `image`: expected a group"), "{found}");
+        let found = error("mnist", mnist, WRONG);
+        assert!(found.contains("mnist/train-0.parquet: row 2: expected a picture of 28 times 28 pixels, Grayscale of 8 bits"), "{found}");
         let found = error("fashion_mnist", fashion, FACES);
         assert!(found.contains("row 1: it is no whole PNG file"), "{found}");
         let found = error("cifar10", cifar, &COLOURS[..COLOURS.len() / 2]);
