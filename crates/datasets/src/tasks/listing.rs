@@ -32,9 +32,10 @@ seen there, but for `knkarthick/samsum`, whose branch was seen and its files not
 those of GLUE, WinoGrande and DART were seen; fetching names a column that is missing. Nothing was downloaded from the hub itself. GLUE,
 GSM8K and WikiText are pinned to a commit; the others follow a branch, and the commit that was fetched is recorded.
 
-Of the sets of images, files and columns were seen in public listings and in others' code that reads them, the pictures themselves were
-not. CelebA comes from `tpremoli/CelebA-attrs`, whose 1.4 GB are those of the published JPEG files, which are kept as they are;
-`flwrlabs/celeba` has eight times as much and so cannot have them. Faces whose names are lost are numbered in the order of the files.
+Of the sets of images, the files were seen in public listings or in others' code that reads them; of the columns so were `img`, MNIST's
+two, CelebA's `image` and that its attributes are 1 or -1; the pictures themselves were not. CelebA comes from `tpremoli/CelebA-attrs`,
+whose 1.4 GB are, by their size, the published JPEG files, which are kept as they are; `flwrlabs/celeba` has eight times as much and so
+cannot have them. Faces whose names are lost are numbered in the order of the files.
 Images keep the order that they have on the hub, which in CIFAR-10 need not be that of the published binary records: then `python-shuffle`
 holds out other ones than the paper's.
 ";
