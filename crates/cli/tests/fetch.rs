@@ -31,10 +31,33 @@ fn the_models_of_a_sweep_come_from_another_folder_once() {
     playground.expect(0, &["sweep", "s.toml"]);
     let ran = playground.expect(7, &["fetch", "absent", "--from", "models"]);
     assert!(ran.error().contains("model `absent` is in none of: models; give its folder"), "{}", ran.stderr);
-    let ran = playground.expect(7, &["fetch", "--task", "celeba"]);
-    assert!(ran.error().contains("data/vision/celeba/list_attr_celeba*.txt, which does not exist"), "{}", ran.stderr);
+    let ran = playground.expect(7, &["fetch", "--task", "math/mawps"]);
+    assert!(ran.error().contains("the data of `math/mawps` is not on the hub in a form that is read here"), "{}", ran.stderr);
     playground.expect(2, &["fetch"]);
     playground.expect(2, &["fetch", "--dataset", "acme/data"]);
+}
+
+#[test]
+fn sets_of_images_are_announced_and_found_by_both_kinds_of_task() {
+    let playground = Playground::new();
+    for task in ["celeba", "sequence/celeba"] {
+        let ran = playground.expect(0, &["fetch", "--task", task, "--dry-run"]);
+        assert!(ran.stdout.starts_with("to fetch: data of celeba from tpremoli/CelebA-attrs, "), "{}", ran.stdout);
+        assert!(ran.stdout.contains("licence: CelebA's own: "), "{}", ran.stdout);
+    }
+    // Numbers at their published names; what is in them is the task's to say.
+    let folder = playground.path("data/vision/mnist");
+    fs::create_dir_all(&folder).unwrap();
+    for name in ["train-images-idx3-ubyte", "train-labels-idx1-ubyte", "t10k-images-idx3-ubyte"] {
+        fs::write(folder.join(name), "").unwrap();
+    }
+    let ran = playground.expect(0, &["fetch", "--task", "sequence/mnist", "--dry-run"]);
+    assert!(ran.stdout.starts_with("to fetch: data of mnist from ylecun/mnist, "), "{}", ran.stdout);
+    fs::write(folder.join("t10k-labels-idx1-ubyte"), "").unwrap();
+    let ran = playground.expect(0, &["fetch", "--task", "sequence/mnist"]);
+    assert_eq!(ran.stdout, "mnist: there already, in data\n");
+    // Nothing has to be fetched for drawn images.
+    assert_eq!(playground.expect(0, &["fetch", "--task", "sequence/drawn"]).stdout, "");
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! Errors of data: each names the file and line, what was expected, what was found, and the way out.
 
+use crate::tasks::published::or_fetch;
 use std::path::PathBuf;
 
 /// What can be wrong with data files and tokenizers. The command line ends with exit code 7.
@@ -7,19 +8,22 @@ use std::path::PathBuf;
 pub enum DataError {
     /// A task over real data was asked for, and no data folder is known.
     #[error(
-        "task `{task}` reads data files, and no data folder is given; pass `--data FOLDER` or set PEFTBENCH_DATA, or take a `world/…` task, which needs none"
+        "task `{task}` reads data files, and no data folder is given; pass `--data FOLDER` or set PEFTBENCH_DATA, or take a `world/…` task, which needs none{}",
+        or_fetch(task)
     )]
     NoFolder {
         /// The task.
         task: String,
     },
     /// A data file is not where the task looks for it.
-    #[error("task `{task}` needs {path}, which does not exist; put the file there, or name the folder that holds it with `--data FOLDER`", path = path.display())]
+    #[error("task `{task}` needs {path}, which does not exist; put the file there, or name the folder that holds it with `--data FOLDER`{or_fetch}", path = path.display())]
     MissingFile {
         /// The task.
         task: String,
         /// The file, or a pattern such as `train*.jsonl`.
         path: PathBuf,
+        /// How it is fetched, as the end of the sentence; empty where it is not on the hub.
+        or_fetch: String,
     },
     /// A file exists and cannot be read or written.
     #[error("could not {action} {path}: {problem}", path = path.display())]
@@ -135,6 +139,13 @@ pub enum DataError {
         /// The maximum length asked for.
         max_length: usize,
     },
+}
+
+impl DataError {
+    /// A file that fetching does not bring.
+    pub(crate) fn missing(task: impl Into<String>, path: PathBuf) -> Self {
+        Self::MissingFile { task: task.into(), path, or_fetch: String::new() }
+    }
 }
 
 /// What is wrong with one row of a JSON Lines file.

@@ -1,17 +1,19 @@
 //! Labelled images: read from the files of MNIST (IDX) and CIFAR-10 (binary records), compressed with gzip or not, from CelebA's
-//! ([`celeba`]), or drawn ([`drawn`]).
+//! ([`celeba`]), or drawn ([`drawn`]). [`write`] is the other way.
 
 pub mod celeba;
 pub mod drawn;
 pub mod jpeg;
+pub mod png;
 mod resize;
+pub mod write;
 
 use crate::error::{DataError, Result};
 use crate::source::DataSource;
 use flate2::read::GzDecoder;
 use std::fs::File;
 use std::io::{BufReader, Read};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The first bytes of a gzip file.
 const GZIP: [u8; 2] = [0x1f, 0x8b];
@@ -20,9 +22,15 @@ const GZIP: [u8; 2] = [0x1f, 0x8b];
 const IDX_LABELS: u32 = 0x0801;
 const IDX_IMAGES: u32 = 0x0803;
 
+/// Edge of an image of MNIST.
+const MNIST_EDGE: usize = 28;
+
 /// Edge of a CIFAR image, and its channels.
 const CIFAR_EDGE: usize = 32;
 const CIFAR_CHANNELS: usize = 3;
+
+/// Classes of all of these data sets.
+const CLASSES: u8 = 10;
 
 /// Images of one size with their classes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -69,25 +77,40 @@ impl Part {
     }
 }
 
+impl Format {
+    /// The files of one part of the data set that `task` has in the sub-folder `folder` of the data folder: of IDX those of the images and
+    /// of the labels, of CIFAR one or several that belong one behind the other.
+    ///
+    /// # Errors
+    /// Where one is missing.
+    pub fn files(self, source: &DataSource, task: &str, folder: &str, part: Part) -> Result<Vec<PathBuf>> {
+        let find = |endings: &[&str]| {
+            let [first, second] = part.starts(self);
+            source
+                .files_ending(task, folder, first, endings)
+                .or_else(|error| source.files_ending(task, folder, second, endings).map_err(|_| error))
+        };
+        match self {
+            Self::Idx => {
+                let mut images = find(&["-images-idx3-ubyte.gz", "-images-idx3-ubyte"])?;
+                let mut labels = find(&["-labels-idx1-ubyte.gz", "-labels-idx1-ubyte"])?;
+                Ok(vec![images.swap_remove(0), labels.swap_remove(0)])
+            }
+            Self::Cifar => find(&[".bin.gz", ".bin"]),
+        }
+    }
+}
+
 /// Reads one part of the data set that `task` has in the sub-folder `folder` of the data folder.
 ///
 /// # Errors
 /// Where no file is there, or one is damaged.
 pub fn load(source: &DataSource, task: &str, folder: &str, format: Format, part: Part) -> Result<Images> {
-    let find = |endings: &[&str]| {
-        let [first, second] = part.starts(format);
-        source
-            .files_ending(task, folder, first, endings)
-            .or_else(|error| source.files_ending(task, folder, second, endings).map_err(|_| error))
-    };
+    let files = format.files(source, task, folder, part)?;
     match format {
-        Format::Idx => {
-            let images = find(&["-images-idx3-ubyte.gz", "-images-idx3-ubyte"])?;
-            let labels = find(&["-labels-idx1-ubyte.gz", "-labels-idx1-ubyte"])?;
-            read_idx(&images[0], &labels[0])
-        }
+        Format::Idx => read_idx(&files[0], &files[1]),
         Format::Cifar => {
-            let parts = find(&[".bin.gz", ".bin"])?.iter().map(|path| read_cifar(path)).collect::<Result<Vec<Images>>>()?;
+            let parts = files.iter().map(|path| read_cifar(path)).collect::<Result<Vec<Images>>>()?;
             Ok(parts.into_iter().reduce(Images::followed_by).unwrap_or_default())
         }
     }
@@ -213,8 +236,8 @@ pub fn read_cifar(path: &Path) -> Result<Images> {
     }
     let mut images = Images::default();
     for (index, record) in bytes.chunks(record).enumerate() {
-        if record[0] > 9 {
-            return Err(damaged(path, format!("expected a label from 0 to 9 in record {index}, found {}", record[0])));
+        if record[0] >= CLASSES {
+            return Err(damaged(path, format!("expected a label from 0 to {} in record {index}, found {}", CLASSES - 1, record[0])));
         }
         images.labels.push(record[0]);
         let values = &record[1..];
@@ -263,7 +286,7 @@ mod tests {
         header.chain(bytes.iter().copied()).collect()
     }
 
-    fn in_folder(files: &[(&str, Vec<u8>)]) -> (tempfile::TempDir, DataSource) {
+    pub(super) fn in_folder(files: &[(&str, Vec<u8>)]) -> (tempfile::TempDir, DataSource) {
         let folder = tempfile::tempdir().unwrap();
         for (name, bytes) in files {
             let path = folder.path().join(name);

@@ -1,6 +1,7 @@
 //! Where data comes from: a folder of JSON Lines files, read row by row with errors that say where.
 
 use crate::error::{DataError, Result, RowProblem};
+use crate::tasks::published::or_fetch;
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -13,6 +14,11 @@ pub struct DataSource {
 }
 
 impl DataSource {
+    /// The path of a file or folder `name` in the sub-folder `folder`, whether it is there or not.
+    pub(crate) fn file(&self, folder: &str, name: &str) -> Option<PathBuf> {
+        self.folder.as_ref().map(|root| root.join(folder).join(name))
+    }
+
     /// The files of `task` in the sub-folder `folder` whose names start with `start` and end in `.jsonl`, sorted by name: one file in most
     /// data sets, several where a split is in parts. The start is a pattern because partial copies carry what they are in the name
     /// (`train_from_dev.jsonl`).
@@ -25,7 +31,7 @@ impl DataSource {
         let root = self.folder.as_ref().ok_or_else(|| DataError::NoFolder { task: task.to_owned() })?;
         let folder = root.join(folder);
         let pattern = format!("{start}*{}", endings.first().unwrap_or(&""));
-        let missing = || DataError::MissingFile { task: task.to_owned(), path: folder.join(&pattern) };
+        let missing = || DataError::MissingFile { task: task.to_owned(), path: folder.join(&pattern), or_fetch: or_fetch(task) };
         let mut found = Vec::new();
         for entry in std::fs::read_dir(&folder).map_err(|_| missing())? {
             let path = entry.map_err(|error| DataError::Io { action: "read", path: folder.clone(), problem: error.to_string() })?.path();
@@ -54,7 +60,7 @@ pub const ORIGIN_FILE: &str = "origin.json";
 impl DataSource {
     /// The commit on the hub that the files of `folder` were made from, `owner/name@commit`, where a note beside them says so.
     pub(crate) fn revision(&self, folder: &str) -> Option<String> {
-        let text = std::fs::read_to_string(self.folder.as_ref()?.join(folder).join(ORIGIN_FILE)).ok()?;
+        let text = std::fs::read_to_string(self.file(folder, ORIGIN_FILE)?).ok()?;
         let origin: Value = serde_json::from_str(&text).ok()?;
         Some(format!("{}@{}", origin["hub"].as_str()?, origin["commit"].as_str()?))
     }
@@ -240,10 +246,16 @@ mod tests {
     #[test]
     fn a_missing_folder_and_a_missing_file_say_how_to_give_one() {
         let none = DataSource::default().files("dart", "dart", "train").unwrap_err().to_string();
+        assert!(none.contains("or fetch it with `peftbench fetch --task dart`"), "{none}");
         assert!(none.contains("`dart`") && none.contains("--data") && none.contains("PEFTBENCH_DATA"), "{none}");
         let empty = tempfile::tempdir().unwrap();
         let source = DataSource { folder: Some(empty.path().to_owned()) };
         let missing = source.files("dart", "dart", "train").unwrap_err().to_string();
         assert!(missing.contains("train*.jsonl") && missing.contains("does not exist"), "{missing}");
+        assert!(missing.ends_with("with `--data FOLDER`, or fetch it with `peftbench fetch --task dart`"), "{missing}");
+        let shared = source.files("sequence/mnist", "vision/mnist", "train").unwrap_err().to_string();
+        assert!(shared.ends_with(", or fetch it with `peftbench fetch --task sequence/mnist`"), "{shared}");
+        let nowhere = source.files("math/mawps", "math/mawps", "train").unwrap_err().to_string();
+        assert!(nowhere.ends_with("with `--data FOLDER`"), "{nowhere}");
     }
 }

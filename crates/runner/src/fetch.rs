@@ -6,8 +6,8 @@
 use crate::environment::ModelFiles;
 use crate::error::{Result, RunError};
 use crate::hub::{self, HubId, HubSettings, Kind};
-use peftbench_datasets::TaskEntry;
-use peftbench_datasets::tasks::published::{Published, PublishedSplit};
+use peftbench_datasets::tasks::published::Published;
+use peftbench_datasets::{DataSource, TaskEntry};
 use peftbench_ops::mapped::MappedFile;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -49,8 +49,8 @@ pub fn put_dataset(id: &HubId, folder: &Path, settings: &HubSettings) -> Result<
 
 /// Whether the data of `task` is in the data folder, from wherever.
 pub fn has_data(task: &TaskEntry, data: &Path) -> bool {
-    let is_there = |split: &PublishedSplit| data.join(task.name).join(format!("{}.jsonl", split.file)).is_file();
-    task.published.is_some_and(|published| published.splits.iter().all(is_there))
+    let source = DataSource { folder: Some(data.to_owned()) };
+    task.published.is_some_and(|published| published.is_there(task.name, &source))
 }
 
 /// The id of a published data set on the hub.
@@ -76,7 +76,7 @@ pub fn put_data(task: &TaskEntry, published: &Published, data: &Path, _settings:
     let problem = format!(
         "this build cannot read data sets of the hub; build with `--features hub`, or put the files of `{}` into {}",
         task.name,
-        data.join(task.name).display()
+        data.join(published.folder(task.name)).display()
     );
     Err(RunError::Hub { id: data_id(published).to_string(), problem })
 }

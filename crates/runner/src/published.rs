@@ -1,16 +1,51 @@
 //! Data sets from the hub into the data folder, in the layout that tasks read, with a note of where they came from.
 
+mod images;
+
 use crate::error::{Result, RunError};
 use crate::fetch::data_id;
 use crate::files::write_atomically;
 use crate::hub::{self, HubSettings, Kind, files_below, files_of, rows};
 use peftbench_datasets::source::ORIGIN_FILE;
-use peftbench_datasets::tasks::published::{Published, PublishedSplit};
+use peftbench_datasets::tasks::published::{Convert, Form, Published, PublishedSplit};
 use serde_json::{Map, Value, json};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-fn file_name(split: &PublishedSplit) -> String {
-    format!("{}.jsonl", split.file)
+/// A published data set in the hub's cache.
+struct Source<'a> {
+    published: &'a Published,
+    snapshot: PathBuf,
+    names: Vec<String>,
+}
+
+impl Source<'_> {
+    /// The names and paths of the files of a split.
+    fn files(&self, split: &PublishedSplit) -> Vec<(String, PathBuf)> {
+        let with_path = |name: String| {
+            let path = self.snapshot.join(&name);
+            (name, path)
+        };
+        files_of(split, &self.names).into_iter().map(with_path).collect()
+    }
+
+    /// What is wrong with a file.
+    fn wrong(&self, name: &str, problem: &str) -> RunError {
+        RunError::Hub { id: data_id(self.published).to_string(), problem: format!("{name}: {problem}") }
+    }
+}
+
+/// What was written of a data set.
+#[derive(Default)]
+struct Written {
+    rows: usize,
+    /// Rows and BLAKE3 hash of each file.
+    files: Map<String, Value>,
+}
+
+impl Written {
+    fn note(&mut self, file: String, rows: usize, hash: blake3::Hash) {
+        self.files.insert(file, json!({"rows": rows, "blake3": hash.to_hex().to_string()}));
+    }
 }
 
 /// Fetches the data of `task` and writes its rows below the folder `data`; returns how many rows there are. The note of the commit, the
@@ -19,30 +54,39 @@ fn file_name(split: &PublishedSplit) -> String {
 /// # Errors
 /// Where the hub does not give it, a file is not as described, or one cannot be written.
 pub fn put(task: &str, published: &Published, data: &Path, settings: &HubSettings) -> Result<usize> {
-    let id = data_id(published);
-    let snapshot = hub::snapshot(&id, Kind::Published(published.splits), settings)?;
-    let names = files_below(&snapshot, &snapshot);
+    let snapshot = hub::snapshot(&data_id(published), Kind::Published(published.splits), settings)?;
     let commit = snapshot.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-    let (mut total, mut files) = (0, Map::new());
-    for split in published.splits {
-        let (text, count) = converted(published, &files_of(split, &names), &snapshot)?;
-        write_atomically(&data.join(task).join(file_name(split)), text.as_bytes())?;
-        files.insert(file_name(split), json!({"rows": count, "blake3": blake3::hash(text.as_bytes()).to_hex().to_string()}));
-        total += count;
-    }
+    let names = files_below(&snapshot, &snapshot);
+    let (source, folder) = (Source { published, snapshot, names }, data.join(published.folder(task)));
+    let written = match published.form {
+        Form::Text(convert) => put_text(&source, convert, &folder)?,
+        Form::Images(images) => images::put(&source, &images, &folder)?,
+    };
+    let files = written.files;
     let origin =
         json!({"hub": published.hub, "revision": published.revision, "commit": commit, "licence": published.licence, "files": files});
-    write_atomically(&data.join(task).join(ORIGIN_FILE), format!("{origin:#}\n").as_bytes())?;
-    Ok(total)
+    write_atomically(&folder.join(ORIGIN_FILE), format!("{origin:#}\n").as_bytes())?;
+    Ok(written.rows)
 }
 
-/// The rows of several files as JSON Lines, and how many there are.
-fn converted(published: &Published, names: &[String], snapshot: &Path) -> Result<(String, usize)> {
+fn put_text(source: &Source<'_>, convert: Convert, folder: &Path) -> Result<Written> {
+    let mut written = Written::default();
+    for split in source.published.splits {
+        let (text, rows) = converted(source, split, convert)?;
+        write_atomically(&folder.join(split.file_name()), text.as_bytes())?;
+        written.note(split.file_name(), rows, blake3::hash(text.as_bytes()));
+        written.rows += rows;
+    }
+    Ok(written)
+}
+
+/// The rows of a split as JSON Lines, and how many there are.
+fn converted(source: &Source<'_>, split: &PublishedSplit, convert: Convert) -> Result<(String, usize)> {
     let (mut text, mut count) = (String::new(), 0);
-    for name in names {
-        let wrong = |problem: String| RunError::Hub { id: data_id(published).to_string(), problem: format!("{name}: {problem}") };
-        for (index, columns) in rows::read(&snapshot.join(name), published.columns).map_err(wrong)?.into_iter().enumerate() {
-            let row = (published.convert)(columns).map_err(|problem| wrong(format!("row {}: {problem}", index + 1)))?;
+    for (name, path) in source.files(split) {
+        let rows = rows::read(&path, source.published.columns).map_err(|problem| source.wrong(&name, &problem))?;
+        for (index, columns) in rows.into_iter().enumerate() {
+            let row = convert(columns).map_err(|problem| source.wrong(&name, &format!("row {}: {problem}", index + 1)))?;
             if let Some(row) = row {
                 text.push_str(&Value::Object(row).to_string());
                 text.push('\n');

@@ -9,13 +9,21 @@ use crate::error::{DataError, Result};
 use crate::source::DataSource;
 use peftbench_spec::seed::stream;
 use peftbench_spec::{SpecError, suggest};
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::path::{Path, PathBuf};
 
 /// Below the data folder.
 pub const FOLDER: &str = "vision/celeba";
+/// Below that folder: the pictures.
+pub const PICTURES: &str = "img_align_celeba";
+/// The list of attributes.
+pub const ATTRIBUTE_LIST: &str = "list_attr_celeba.txt";
+/// The list of splits.
+pub const PARTITION_LIST: &str = "list_eval_partition.txt";
 /// Rows and columns of the middle that hold the face.
 pub const FACE: usize = 178;
+/// Rows and columns of a published picture.
+pub const SIZE: [usize; 2] = [218, FACE];
 /// Of the published splits, in the numbers of `list_eval_partition.txt`.
 pub const SPLITS: [&str; 3] = ["train", "valid", "test"];
 /// The attributes, in the order of their columns.
@@ -88,14 +96,22 @@ pub fn attribute(key: &str, name: &str) -> std::result::Result<usize, SpecError>
     found.ok_or_else(|| SpecError::at(key, format!("unknown attribute `{name}`; {}", suggest::hint(name, ATTRIBUTES))))
 }
 
+/// The lists of attributes and of splits in the data folder.
+///
+/// # Errors
+/// Where one is missing.
+pub fn lists(source: &DataSource, task: &str) -> Result<[PathBuf; 2]> {
+    let list = |start: &str| Ok::<_, DataError>(source.files_ending(task, FOLDER, start, &[".txt"])?.swap_remove(0));
+    Ok([list("list_attr_celeba")?, list("list_eval_partition")?])
+}
+
 impl Celeba {
     /// Reads the lists in the data folder; no image is opened.
     ///
     /// # Errors
     /// Where a list is missing or is not as published.
     pub fn open(source: &DataSource, task: &str) -> Result<Self> {
-        let list = |name: &str| Ok::<_, DataError>(source.files_ending(task, FOLDER, name, &[".txt"])?.remove(0));
-        let (attributes, partition) = (list("list_attr_celeba")?, list("list_eval_partition")?);
+        let [attributes, partition] = lists(source, task)?;
         let mut known = read_attributes(&attributes)?;
         let mut splits: [Vec<Face>; 3] = Default::default();
         for (number, line) in read(&partition)?.lines().enumerate().filter(|(_, line)| !line.trim().is_empty()) {
@@ -111,7 +127,7 @@ impl Celeba {
                 known.remove(&file).ok_or_else(|| damaged(&partition, format!("line {}: {file} has no attributes", number + 1)))?;
             splits[split].push(Face { file, attributes });
         }
-        Ok(Self { folder: partition.with_file_name("img_align_celeba"), splits })
+        Ok(Self { folder: partition.with_file_name(PICTURES), splits })
     }
 
     /// At most `most` faces of a split, always the same ones, in the order of the list.
@@ -133,6 +149,50 @@ impl Celeba {
             images = images.followed_by(image.center_crop(crop).resized(size, size));
         }
         Ok(images)
+    }
+}
+
+/// The two lists while faces are put down in them, in whatever order; they come out in the order of the files' names.
+#[derive(Debug, Clone, Default)]
+pub struct Lists {
+    faces: BTreeMap<String, (usize, Vec<bool>)>,
+}
+
+impl Lists {
+    /// Faces put down so far.
+    pub fn len(&self) -> usize {
+        self.faces.len()
+    }
+
+    /// Whether there is none yet.
+    pub fn is_empty(&self) -> bool {
+        self.faces.is_empty()
+    }
+
+    /// Puts down a face of split `split`, a number of [`SPLITS`].
+    ///
+    /// # Errors
+    /// Where there is one of its name already.
+    pub fn add(&mut self, split: usize, face: Face) -> std::result::Result<(), String> {
+        match self.faces.insert(face.file.clone(), (split, face.attributes)) {
+            None => Ok(()),
+            Some(_) => Err(format!("expected a face of its own, found {} a second time", face.file)),
+        }
+    }
+
+    /// The text of [`ATTRIBUTE_LIST`].
+    pub fn attributes(&self) -> String {
+        let mut text = format!("{}\n{} \n", self.faces.len(), ATTRIBUTES.join(" "));
+        for (file, (_, attributes)) in &self.faces {
+            let values: Vec<&str> = attributes.iter().map(|has| if *has { " 1" } else { "-1" }).collect();
+            text += &format!("{file} {}\n", values.join(" "));
+        }
+        text
+    }
+
+    /// The text of [`PARTITION_LIST`].
+    pub fn partition(&self) -> String {
+        self.faces.iter().map(|(file, (split, _))| format!("{file} {split}\n")).collect()
     }
 }
 
@@ -210,6 +270,19 @@ pub(crate) mod tests {
         assert_eq!((images.height, images.width, images.channels, images.labels.as_slice()), (6, 6, 3, &[1, 0][..]));
         assert_eq!(celeba.some(0, 2), celeba.some(0, 2));
         assert!(attribute("attribute", "Smilling").unwrap_err().to_string().contains("did you mean `Smiling`?"));
+    }
+
+    #[test]
+    fn lists_that_are_written_are_those_that_are_read() {
+        let (folder, source) = folder(10);
+        let mut lists = Lists::default();
+        for (split, faces) in Celeba::open(&source, "celeba").unwrap().splits.iter().enumerate() {
+            faces.iter().rev().for_each(|face| lists.add(split, face.clone()).unwrap());
+        }
+        let read = |name: &str| std::fs::read_to_string(folder.path().join(FOLDER).join(name)).unwrap();
+        assert_eq!((lists.attributes(), lists.partition()), (read(ATTRIBUTE_LIST), read(PARTITION_LIST)));
+        let again = Face { file: "000003.jpg".to_owned(), attributes: vec![false; 40] };
+        assert_eq!(lists.add(0, again).unwrap_err(), "expected a face of its own, found 000003.jpg a second time");
     }
 
     #[test]

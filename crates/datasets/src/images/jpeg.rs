@@ -9,6 +9,9 @@ use zune_jpeg::zune_core::options::DecoderOptions;
 /// Most rows and columns of a picture: what a damaged header may ask memory for.
 const MAX_EDGE: usize = 8192;
 
+/// The last marker of a file.
+const END_OF_IMAGE: [u8; 2] = [0xff, 0xd9];
+
 /// The picture in a JPEG file, red, green and blue, as one image of the class `label`. A file without colours gives equal values of the
 /// three. The decoder is built without vector code, so that every processor gives the same values.
 ///
@@ -27,6 +30,17 @@ pub fn decode(bytes: &[u8], label: u8) -> Result<Images, String> {
         true => Ok(Images { height, width, channels: 3, pixels, labels: vec![label] }),
         false => Err(format!("expected {width} times {height} pixels of 3 values, found {} values", pixels.len())),
     }
+}
+
+/// Rows and columns of the picture in a JPEG file, by its header; its end is looked at, what is between is not decoded.
+///
+/// # Errors
+/// What is wrong with the file.
+pub fn size(bytes: &[u8]) -> Result<[usize; 2], String> {
+    let mut decoder = JpegDecoder::new(ZCursor::new(bytes));
+    decoder.decode_headers().map_err(|error| format!("it is no JPEG file ({error})"))?;
+    let (width, height) = decoder.dimensions().ok_or("it has no size")?;
+    if bytes.ends_with(&END_OF_IMAGE) { Ok([height, width]) } else { Err("it is no whole JPEG file (its end is missing)".to_owned()) }
 }
 
 #[cfg(test)]
@@ -60,6 +74,14 @@ mod tests {
         let (_, file, _) = CASES[0];
         for bytes in [&file[..file.len() / 2], &file[..10], b"", b"\x89PNG\r\n\x1a\n"] {
             assert!(decode(bytes, 0).is_err(), "{} bytes", bytes.len());
+            assert!(size(bytes).is_err(), "{} bytes", bytes.len());
+        }
+    }
+
+    #[test]
+    fn the_size_is_known_without_decoding() {
+        for (name, file, _) in CASES {
+            assert_eq!(size(file).unwrap(), [23, 37], "{name}");
         }
     }
 }

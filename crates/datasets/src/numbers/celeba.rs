@@ -5,6 +5,7 @@ use super::{Content, Goal, NumberSplits, NumberTask, NumberTaskEntry, Sequences,
 use crate::error::Result;
 use crate::images::celeba::{self, Celeba, FACE, FOLDER};
 use crate::source::DataSource;
+use crate::tasks;
 use peftbench_spec::{Component, SpecError};
 use serde::{Deserialize, Serialize};
 
@@ -12,6 +13,7 @@ use serde::{Deserialize, Serialize};
 pub(super) const CELEBA: NumberTaskEntry = NumberTaskEntry {
     name: "sequence/celeba",
     summary: "CelebA pixel by pixel: an attribute of faces",
+    data: Some(&tasks::celeba::CELEBA),
     build: |task| Ok(Box::new(Options::parse(task).map(|(options, column)| Faces { options, column })?)),
     resolve: |task| task.resolved(&Options::parse(task)?.0),
 };
@@ -91,6 +93,7 @@ impl NumberTask for Faces {
         };
         Ok(NumberSplits {
             dataset_id: FOLDER.to_owned(),
+            revision: source.revision(FOLDER),
             train: read(0, self.options.train)?,
             valid: read(1, self.options.valid)?,
             test: read(2, self.options.test)?,

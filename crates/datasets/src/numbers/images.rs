@@ -6,6 +6,7 @@ use crate::draw;
 use crate::error::Result;
 use crate::images::{Format, Images, Part, drawn, load};
 use crate::source::DataSource;
+use crate::tasks::images;
 use peftbench_spec::seed::stream;
 use peftbench_spec::{Component, SpecError};
 use serde::{Deserialize, Serialize};
@@ -14,6 +15,7 @@ use serde::{Deserialize, Serialize};
 pub(super) const MNIST: NumberTaskEntry = NumberTaskEntry {
     name: "sequence/mnist",
     summary: "MNIST pixel by pixel: handwritten digits",
+    data: Some(&images::MNIST),
     build: |task| FileTask::build(&DIGITS, task),
     resolve: |task| task.resolved(&FileOptions::parse(task)?),
 };
@@ -22,6 +24,7 @@ pub(super) const MNIST: NumberTaskEntry = NumberTaskEntry {
 pub(super) const FASHION_MNIST: NumberTaskEntry = NumberTaskEntry {
     name: "sequence/fashion_mnist",
     summary: "Fashion-MNIST pixel by pixel: garments",
+    data: Some(&images::FASHION_MNIST),
     build: |task| FileTask::build(&GARMENTS, task),
     resolve: |task| task.resolved(&FileOptions::parse(task)?),
 };
@@ -30,6 +33,7 @@ pub(super) const FASHION_MNIST: NumberTaskEntry = NumberTaskEntry {
 pub(super) const CIFAR10: NumberTaskEntry = NumberTaskEntry {
     name: "sequence/cifar10",
     summary: "CIFAR-10 pixel by pixel: animals and vehicles",
+    data: Some(&images::CIFAR10),
     build: |task| FileTask::build(&OBJECTS, task),
     resolve: |task| task.resolved(&FileOptions::parse(task)?),
 };
@@ -38,6 +42,7 @@ pub(super) const CIFAR10: NumberTaskEntry = NumberTaskEntry {
 pub(super) const DRAWN: NumberTaskEntry = NumberTaskEntry {
     name: "sequence/drawn",
     summary: "drawn figures under noise, pixel by pixel; needs no files",
+    data: None,
     build: |task| Ok(Box::new(DrawnTask(DrawnOptions::parse(task)?))),
     resolve: |task| task.resolved(&DrawnOptions::parse(task)?),
 };
@@ -50,19 +55,23 @@ struct DataSet {
     classes: [&'static str; 10],
 }
 
-const DIGITS: DataSet =
-    DataSet { name: MNIST.name, folder: "vision/mnist", format: Format::Idx, classes: ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"] };
+const DIGITS: DataSet = DataSet {
+    name: MNIST.name,
+    folder: images::MNIST_FOLDER,
+    format: Format::Idx,
+    classes: ["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"],
+};
 
 const GARMENTS: DataSet = DataSet {
     name: FASHION_MNIST.name,
-    folder: "vision/fashion_mnist",
+    folder: images::FASHION_MNIST_FOLDER,
     format: Format::Idx,
     classes: ["t-shirt", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"],
 };
 
 const OBJECTS: DataSet = DataSet {
     name: CIFAR10.name,
-    folder: "vision/cifar10",
+    folder: images::CIFAR10_FOLDER,
     format: Format::Cifar,
     classes: ["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"],
 };
@@ -142,6 +151,7 @@ impl NumberTask for FileTask {
         let stay = (0..count).filter(|index| held.binary_search(index).is_err()).collect();
         Ok(NumberSplits {
             dataset_id: self.set.folder.to_owned(),
+            revision: source.revision(self.set.folder),
             train: Sequences { content: content(&images), indices: stay },
             valid: Sequences { content: content(&images), indices: held },
             test: Sequences::new(content(&test), test.len()),
@@ -208,6 +218,7 @@ impl NumberTask for DrawnTask {
         };
         Ok(NumberSplits {
             dataset_id: format!("drawn figures, seed {seed}"),
+            revision: None,
             train: split("train", train),
             valid: split("valid", valid),
             test: split("test", test),

@@ -11,6 +11,7 @@ use crate::draw;
 use crate::error::Result;
 use crate::images::Images;
 use crate::source::DataSource;
+use crate::tasks::TaskEntry;
 use peftbench_spec::seed::stream;
 use peftbench_spec::{Component, SpecError};
 use serde_json::{Map, Value};
@@ -48,6 +49,8 @@ pub struct NumberTaskEntry {
     pub name: &'static str,
     /// One line about it.
     pub summary: &'static str,
+    /// The task in words whose files it reads, if it reads any.
+    pub data: Option<&'static TaskEntry>,
     /// Builds it from its options.
     pub build: fn(&Component) -> std::result::Result<Box<dyn NumberTask>, SpecError>,
     /// Fills in every default.
@@ -68,6 +71,8 @@ pub fn find(task: &Component) -> Option<&'static NumberTaskEntry> {
 pub struct NumberSplits {
     /// Which data this is, for the record.
     pub dataset_id: String,
+    /// The commit on the hub it came from, where that is known.
+    pub revision: Option<String>,
     /// Sequences to train on.
     pub train: Sequences,
     /// Sequences for choices.

@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 pub(super) const REGRESSION: NumberTaskEntry = NumberTaskEntry {
     name: "sequence/regression",
     summary: "what a random S4D of one layer makes of sequences of whole numbers (arXiv 2410.09016)",
+    data: None,
     build: |task| Ok(Box::new(Regression(Options::parse(task)?))),
     resolve: |task| task.resolved(&Options::parse(task)?),
 };
@@ -87,6 +88,7 @@ impl NumberTask for Regression {
         let split = |split, count| Sequences::new(Content::Integers { seed, split, below, length, channels }, count);
         Ok(NumberSplits {
             dataset_id: format!("regression on S4D of {} layers, seed {seed}", self.0.target_layers),
+            revision: None,
             train: split("train", train),
             valid: split("valid", valid),
             test: split("test", test),

@@ -91,7 +91,7 @@ struct SpiderSchema {
 pub fn spider_databases(folder: &Path) -> Result<BTreeMap<String, Database>> {
     let path = folder.join("tables.json");
     let text = std::fs::read_to_string(&path).map_err(|error| match error.kind() {
-        std::io::ErrorKind::NotFound => DataError::MissingFile { task: "spider".to_owned(), path: path.clone() },
+        std::io::ErrorKind::NotFound => DataError::missing("spider", path.clone()),
         _ => DataError::Io { action: "read", path: path.clone(), problem: error.to_string() },
     })?;
     let schemas: Vec<SpiderSchema> = serde_json::from_str(&text).map_err(|error| DataError::Io {

@@ -128,7 +128,7 @@ impl Sandbox {
         let clock = Clock::new();
         let (connection, schema) = match &database.content {
             Content::File(path) if !path.is_file() => {
-                return Err(DataError::MissingFile { task: format!("database {}", database.name), path: path.clone() });
+                return Err(DataError::missing(format!("database {}", database.name), path.clone()));
             }
             Content::File(path) => {
                 let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_URI | OpenFlags::SQLITE_OPEN_NO_MUTEX;

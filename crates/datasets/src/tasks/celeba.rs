@@ -7,6 +7,7 @@
 use super::classification::{Classification, LabelledTexts, Shape};
 use super::images::as_text;
 use super::loading::Loaded;
+use super::published::{Form, ImageLayout, Published, PublishedImages, PublishedSplit};
 use super::{LIKELIHOOD, SSM_PEFT, TaskEntry, WHOLE_SPLIT};
 use crate::error::Result;
 use crate::format::{Format, Options};
@@ -26,7 +27,18 @@ pub const CELEBA: TaskEntry = TaskEntry {
     name: "celeba",
     summary: "attributes of faces (CelebA), as numbers in text",
     protocols: PROTOCOLS,
-    published: None,
+    published: Some(&Published {
+        hub: "tpremoli/CelebA-attrs",
+        revision: "main",
+        licence: "CelebA's own: research without profit, and not to be given away again",
+        splits: &[
+            PublishedSplit { file: "train", from: "data/train-" },
+            PublishedSplit { file: "valid", from: "data/validation-" },
+            PublishedSplit { file: "test", from: "data/test-" },
+        ],
+        columns: &ATTRIBUTES,
+        form: Form::Images(PublishedImages { column: "image", folder: FOLDER, layout: ImageLayout::Celeba }),
+    }),
     known_overlap: 0,
     build: |task| {
         let Options { own, format } = parse(task)?;

@@ -8,7 +8,7 @@
 pub mod world;
 
 use super::loading::{Loaded, SplitFiles, load_files};
-use super::published::{GLUE_CARD, Published, PublishedSplit, as_they_are};
+use super::published::{Form, GLUE_CARD, Published, PublishedSplit, as_they_are};
 use super::{LIKELIHOOD, SSM_PEFT, Task, TaskEntry, WHOLE_SPLIT};
 use crate::error::Result;
 use crate::example::{Example, Splits};
@@ -114,7 +114,7 @@ const fn glue(name: &'static str, summary: &'static str, published: &'static Pub
 }
 
 const fn on_hub(splits: &'static [PublishedSplit], columns: &'static [&'static str], licence: &'static str) -> Published {
-    Published { splits, columns, licence, convert: as_they_are, ..GLUE_CARD }
+    Published { splits, columns, licence, form: Form::Text(as_they_are), ..GLUE_CARD }
 }
 
 /// Recognising textual entailment.

@@ -6,7 +6,7 @@
 //! validation and test one for each set with all its references.
 
 use super::loading::{Loaded, SplitFiles, load_files};
-use super::published::{Columns, Published, PublishedSplit, expected, row, text};
+use super::published::{Columns, Form, Published, PublishedSplit, expected, row, text};
 use super::twin::{Twin, WorldOptions};
 use super::{GREEDY, SSM_PEFT, Task, TaskEntry, generated};
 use crate::error::Result;
@@ -36,7 +36,7 @@ pub const DART: TaskEntry = TaskEntry {
             PublishedSplit { file: "test", from: "default/test/" },
         ],
         columns: &["tripleset", "annotations"],
-        convert: dart_row,
+        form: Form::Text(dart_row),
     }),
     known_overlap: 4,
     build: |task| {
@@ -64,10 +64,10 @@ pub const E2E: TaskEntry = TaskEntry {
             PublishedSplit { file: "test", from: "default/test/" },
         ],
         columns: &["meaning_representation", "human_reference"],
-        convert: |columns| {
+        form: Form::Text(|columns| {
             let refs = json!([text(&columns, "human_reference")?]);
             Ok(Some(row([("mr", text(&columns, "meaning_representation")?.into()), ("refs", refs)])))
-        },
+        }),
     }),
     known_overlap: 0,
     build: |task| {

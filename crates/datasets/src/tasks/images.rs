@@ -6,6 +6,7 @@
 
 use super::classification::{Classification, LabelledTexts, Shape};
 use super::loading::Loaded;
+use super::published::{Form, ImageLayout, Published, PublishedImages, PublishedSplit};
 use super::{LIKELIHOOD, SSM_PEFT, TaskEntry, WHOLE_SPLIT};
 use crate::error::{DataError, Result};
 use crate::format::{Format, Options};
@@ -16,6 +17,13 @@ use crate::source::DataSource;
 use crate::world::rows::SplitRows;
 use peftbench_spec::{Component, SpecError};
 use serde::{Deserialize, Serialize};
+
+/// Of CIFAR-10, below the data folder.
+pub(crate) const CIFAR10_FOLDER: &str = "vision/cifar10";
+/// Of MNIST.
+pub(crate) const MNIST_FOLDER: &str = "vision/mnist";
+/// Of Fashion-MNIST.
+pub(crate) const FASHION_MNIST_FOLDER: &str = "vision/fashion_mnist";
 
 /// A data set of images.
 struct DataSet {
@@ -34,21 +42,21 @@ const fn shape(labels: &'static [&'static str]) -> Shape {
 static DATA_SETS: [DataSet; 3] = [
     DataSet {
         name: CIFAR10.name,
-        folder: "vision/cifar10",
+        folder: CIFAR10_FOLDER,
         layout: Layout::Cifar,
         shape: shape(&["airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck"]),
         crop: 24,
     },
     DataSet {
         name: MNIST.name,
-        folder: "vision/mnist",
+        folder: MNIST_FOLDER,
         layout: Layout::Idx,
         shape: shape(&["0", "1", "2", "3", "4", "5", "6", "7", "8", "9"]),
         crop: 18,
     },
     DataSet {
         name: FASHION_MNIST.name,
-        folder: "vision/fashion_mnist",
+        folder: FASHION_MNIST_FOLDER,
         layout: Layout::Idx,
         shape: shape(&["T-shirt/top", "trouser", "pullover", "dress", "coat", "sandal", "shirt", "sneaker", "bag", "ankle boot"]),
         crop: 18,
@@ -56,18 +64,47 @@ static DATA_SETS: [DataSet; 3] = [
 ];
 
 /// `cifar10`: small photographs in ten classes (Krizhevsky 2009).
-pub const CIFAR10: TaskEntry = entry("cifar10", "photographs of 32 by 32 pixels in ten classes (CIFAR-10), as numbers in text");
+pub const CIFAR10: TaskEntry =
+    entry("cifar10", "photographs of 32 by 32 pixels in ten classes (CIFAR-10), as numbers in text", &CIFAR10_HUB);
 /// `mnist`: handwritten digits (LeCun et al. 1998).
-pub const MNIST: TaskEntry = entry("mnist", "handwritten digits (MNIST), as numbers in text");
+pub const MNIST: TaskEntry = entry("mnist", "handwritten digits (MNIST), as numbers in text", &MNIST_HUB);
 /// `fashion_mnist`: articles of clothing (Xiao et al. 2017).
-pub const FASHION_MNIST: TaskEntry = entry("fashion_mnist", "articles of clothing in ten classes (Fashion-MNIST), as numbers in text");
+pub const FASHION_MNIST: TaskEntry =
+    entry("fashion_mnist", "articles of clothing in ten classes (Fashion-MNIST), as numbers in text", &FASHION_MNIST_HUB);
 
-const fn entry(name: &'static str, summary: &'static str) -> TaskEntry {
+const CIFAR10_HUB: Published = Published {
+    hub: "uoft-cs/cifar10",
+    revision: "main",
+    licence: "none stated; published for research",
+    splits: &[PublishedSplit { file: "train", from: "plain_text/train-" }, PublishedSplit { file: "test", from: "plain_text/test-" }],
+    columns: &["label"],
+    form: Form::Images(PublishedImages { column: "img", folder: CIFAR10_FOLDER, layout: ImageLayout::Classes(Layout::Cifar) }),
+};
+
+const MNIST_HUB: Published = Published {
+    hub: "ylecun/mnist",
+    revision: "main",
+    licence: "CC BY-SA 3.0",
+    splits: &[PublishedSplit { file: "train", from: "mnist/train-" }, PublishedSplit { file: "test", from: "mnist/test-" }],
+    columns: &["label"],
+    form: Form::Images(PublishedImages { column: "image", folder: MNIST_FOLDER, layout: ImageLayout::Classes(Layout::Idx) }),
+};
+
+const FASHION_MNIST_HUB: Published = Published {
+    hub: "zalando-datasets/fashion_mnist",
+    revision: "main",
+    licence: "MIT",
+    splits: &[PublishedSplit { file: "train", from: "fashion_mnist/train-" }, PublishedSplit { file: "test", from: "fashion_mnist/test-" }],
+    columns: &["label"],
+    form: Form::Images(PublishedImages { column: "image", folder: FASHION_MNIST_FOLDER, layout: ImageLayout::Classes(Layout::Idx) }),
+};
+
+const fn entry(name: &'static str, summary: &'static str, published: &'static Published) -> TaskEntry {
     TaskEntry {
         name,
         summary,
         protocols: PROTOCOLS,
-        published: None,
+        published: Some(published),
         known_overlap: 0,
         build: |task| {
             let (set, Options { own, format }) = parse(task)?;

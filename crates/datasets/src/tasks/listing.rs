@@ -1,5 +1,6 @@
 //! The table of tasks as a document, `docs/tasks.md`.
 
+use super::published::Form;
 use super::{TASKS, TaskEntry, build};
 use crate::format::{Format, Scoring};
 use peftbench_spec::{Component, SpecError};
@@ -16,10 +17,10 @@ first protocol is the default. Fields: `prefix`, `prompt`, `train_prompt`, `answ
 `mean-likelihood`, `generation`, `perplexity`), `max_new_tokens`, `num_beams`, `stop`, `answer_pattern`, `answer_match` (`first`, `last`),
 `answer_ignore`, `unanswered` (`wrong`, `dropped`), `metrics`.
 
-Data lies in the data folder (`--data`) below the task's name; `peftbench fetch --task NAME` puts it there from the hub. Images
-lie as they are published in `vision/cifar10` (binary records), `vision/mnist` and `vision/fashion_mnist` (IDX), and `vision/celeba`
-(`img_align_celeba/`, `list_attr_celeba.txt`, `list_eval_partition.txt`); the databases of Spider in `spider/database`. `forgetting =
-\"text/wikitext2\"` beside `task` measures the loss on a text before and after training.
+Data lies in the data folder (`--data`) below the task's name; `peftbench fetch --task NAME` puts it there from the hub. Images, one's
+own or fetched, lie in `vision/cifar10` (binary records), `vision/mnist` and `vision/fashion_mnist` (IDX), and `vision/celeba`
+(`img_align_celeba/`, `list_attr_celeba.txt`, `list_eval_partition.txt`), where the tasks `sequence/...` find them, too; the databases of
+Spider in `spider/database`. `forgetting = \"text/wikitext2\"` beside `task` measures the loss on a text before and after training.
 
 Where a data set has no validation split, `hold_out` says which training rows take its place: `grouped` (ours: equal texts stay on one
 side), `train-test-split` (the rows of `Dataset.train_test_split(test_size=0.2, seed=123)` of Hugging Face's `datasets`, as the SSM-PEFT
@@ -30,6 +31,13 @@ What is said of the hub was compared with public listings and code in November 2
 seen there, but for `knkarthick/samsum`, whose branch was seen and its files not, and `ChilleD/SVAMP`, seen once. Of the columns only
 those of GLUE, WinoGrande and DART were seen; fetching names a column that is missing. Nothing was downloaded from the hub itself. GLUE,
 GSM8K and WikiText are pinned to a commit; the others follow a branch, and the commit that was fetched is recorded.
+
+Of the sets of images, the files were seen in public listings or in others' code that reads them; of the columns so were `img`, MNIST's
+two, CelebA's `image` and that its attributes are 1 or -1; the pictures themselves were not. CelebA comes from `tpremoli/CelebA-attrs`,
+whose 1.4 GB are, by their size, the published JPEG files, which are kept as they are; `flwrlabs/celeba` has eight times as much and so
+cannot have them. Faces whose names are lost are numbered in the order of the files.
+Images keep the order that they have on the hub, which in CIFAR-10 need not be that of the published binary records: then `python-shuffle`
+holds out other ones than the paper's.
 ";
 
 /// The document.
@@ -57,7 +65,8 @@ fn section(entry: &TaskEntry) -> Result<String, SpecError> {
     }
     if let Some(published) = entry.published {
         let splits: Vec<String> = published.splits.iter().map(|split| format!("`{}` from `{}*`", split.file, split.from)).collect();
-        let columns: Vec<String> = published.columns.iter().map(|column| format!("`{column}`")).collect();
+        let image = if let Form::Images(images) = published.form { Some(images.column) } else { None };
+        let columns: Vec<String> = image.iter().chain(published.columns).map(|column| format!("`{column}`")).collect();
         text += &format!("* Hub: `{}` at `{}`: {}; columns {}. ", published.hub, published.revision, splits.join(", "), columns.join(", "));
         text += &format!("Licence: {}.\n", published.licence);
     }

@@ -6,7 +6,7 @@
 //! a short prompt.
 
 use super::loading::{Loaded, SplitFiles, load_files};
-use super::published::{Columns, Published, PublishedSplit, as_they_are, row, text, texts};
+use super::published::{Columns, Form, Published, PublishedSplit, as_they_are, row, text, texts};
 use super::twin::{Twin, WorldOptions};
 use super::{GREEDY, IST, LLM_ADAPTERS, Task, TaskEntry, alpaca, generated};
 use crate::error::Result;
@@ -103,7 +103,7 @@ const GSM8K_HUB: Published = Published {
     licence: "MIT",
     splits: &[PublishedSplit { file: "train", from: "main/train-" }, PublishedSplit { file: "test", from: "main/test-" }],
     columns: &["question", "answer"],
-    convert: as_they_are,
+    form: Form::Text(as_they_are),
 };
 /// Algebra with five options.
 pub const AQUA: TaskEntry = math("math/aqua", "algebra word problems with five options (AQuA)", Some(&AQUA_HUB));
@@ -113,7 +113,7 @@ const AQUA_HUB: Published = Published {
     licence: "Apache-2.0",
     splits: &[PublishedSplit { file: "train", from: "raw/train-" }, PublishedSplit { file: "test", from: "raw/test-" }],
     columns: &["question", "options", "rationale", "correct"],
-    convert: aqua_row,
+    form: Form::Text(aqua_row),
 };
 /// One- and two-step problems from several sources.
 pub const MAWPS: TaskEntry = math("math/mawps", "one- and two-step word problems from several sources (MAWPS)", None);
@@ -125,7 +125,7 @@ const SVAMP_HUB: Published = Published {
     licence: "MIT",
     splits: &[PublishedSplit { file: "train", from: "data/train-" }, PublishedSplit { file: "test", from: "data/test-" }],
     columns: &["Body", "Question", "Equation", "Answer"],
-    convert: |columns| {
+    form: Form::Text(|columns| {
         let body = text(&columns, "Body")?;
         let question = format!("{} {}", body.trim_end(), text(&columns, "Question")?);
         Ok(Some(row([
@@ -133,7 +133,7 @@ const SVAMP_HUB: Published = Published {
             ("equation", text(&columns, "Equation")?.into()),
             ("answer", text(&columns, "Answer")?.into()),
         ])))
-    },
+    }),
 };
 /// Addition and subtraction.
 pub const ADDSUB: TaskEntry =

@@ -157,12 +157,15 @@ pub fn entry(task: &Component) -> std::result::Result<&'static TaskEntry, SpecEr
     })
 }
 
-/// The tasks whose data `task` reads: itself, or the parts of a mix.
+/// The tasks whose data `task` reads: itself, the parts of a mix, or of a task over numbers the one in words that has the same files.
 ///
 /// # Errors
 /// Where a name or an option is wrong.
 pub fn data_of(task: &Component) -> std::result::Result<Vec<&'static TaskEntry>, SpecError> {
     let resolved = resolve(task)?;
+    if let Some(numbers) = numbers::find(task) {
+        return Ok(numbers.data.into_iter().collect());
+    }
     match resolved.options.get(mix::TASKS_KEY) {
         Some(serde_json::Value::Array(parts)) => parts.iter().map(|part| entry(&Component::from_value(part)?)).collect(),
         _ => Ok(vec![entry(task)?]),
@@ -238,6 +241,16 @@ mod tests {
             serde_json::Value::Array(items) => items.iter().any(has_null),
             serde_json::Value::Object(table) => table.values().any(has_null),
             other => other.is_null(),
+        }
+    }
+
+    #[test]
+    fn tasks_over_numbers_read_the_files_of_a_task_in_words() {
+        let names = |task: &str| data_of(&Component::named(task)).unwrap().iter().map(|entry| entry.name).collect::<Vec<_>>();
+        assert_eq!((names("sequence/celeba"), names("celeba")), (vec!["celeba"], vec!["celeba"]));
+        assert_eq!((names("sequence/drawn"), names("commonsense/mix").len()), (vec![], 8));
+        for entry in NUMBER_TASKS.iter().filter_map(|entry| entry.data) {
+            assert!(entry.published.is_some(), "{}", entry.name);
         }
     }
 

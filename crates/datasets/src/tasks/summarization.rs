@@ -3,7 +3,7 @@
 //! Format of the SSM-PEFT paper's code: the dialogue, `###`, and the summary with an end token; no instruction.
 
 use super::loading::{Loaded, SplitFiles, load_files};
-use super::published::{Published, PublishedSplit, as_they_are};
+use super::published::{Form, Published, PublishedSplit, as_they_are};
 use super::twin::{Twin, WorldOptions};
 use super::{GREEDY, SSM_PEFT, Task, TaskEntry, WHOLE_SPLIT, generated};
 use crate::error::Result;
@@ -31,7 +31,7 @@ pub const SAMSUM: TaskEntry = TaskEntry {
             PublishedSplit { file: "test", from: "default/test/" },
         ],
         columns: &["id", "dialogue", "summary"],
-        convert: as_they_are,
+        form: Form::Text(as_they_are),
     }),
     known_overlap: 0,
     build: |task| {

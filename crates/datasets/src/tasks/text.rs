@@ -5,7 +5,7 @@
 //! to the splits as stretches of it, so that the test is text from another place.
 
 use super::loading::{Loaded, SplitFiles, load_files};
-use super::published::{Published, PublishedSplit, as_they_are};
+use super::published::{Form, Published, PublishedSplit, as_they_are};
 use super::{Task, TaskEntry};
 use crate::error::{DataError, Result};
 use crate::example::{Example, Splits};
@@ -30,7 +30,7 @@ pub const WIKITEXT2: TaskEntry = TaskEntry {
             PublishedSplit { file: "test", from: "wikitext-2-raw-v1/test-" },
         ],
         columns: &["text"],
-        convert: as_they_are,
+        form: Form::Text(as_they_are),
     }),
     ..text("text/wikitext2", "perplexity of Wikipedia's good articles (WikiText-2, raw)")
 };
@@ -210,7 +210,7 @@ impl Place {
         let folder = source.folder.as_ref().ok_or_else(|| DataError::NoFolder { task: self.name.to_owned() })?;
         let path = folder.join(path);
         if !path.is_file() {
-            return Err(DataError::MissingFile { task: self.name.to_owned(), path });
+            return Err(DataError::missing(self.name, path));
         }
         let text = std::fs::read_to_string(&path).map_err(|error| DataError::Io {
             action: "read",

@@ -6,7 +6,7 @@
 //! there) are left out of every split with `ssm-peft`.
 
 use super::loading::{Loaded, SplitFiles, load_files};
-use super::published::{Published, PublishedSplit, as_they_are};
+use super::published::{Form, Published, PublishedSplit, as_they_are};
 use super::twin::{Twin, WorldOptions};
 use super::{Answers, GREEDY, SSM_PEFT, Task, TaskEntry, WHOLE_SPLIT, generated};
 use crate::error::{DataError, Result};
@@ -37,7 +37,7 @@ pub const SPIDER: TaskEntry = TaskEntry {
         licence: "CC BY-SA 4.0; databases and tables.json come from Spider's own site",
         splits: &[PublishedSplit { file: "train", from: "spider/train-" }, PublishedSplit { file: "dev", from: "spider/validation-" }],
         columns: &["db_id", "question", "query"],
-        convert: as_they_are,
+        form: Form::Text(as_they_are),
     }),
     known_overlap: 0,
     build: |task| {
@@ -188,7 +188,7 @@ fn schemas(source: &DataSource) -> Result<HashMap<String, String>> {
 fn tables_path(source: &DataSource) -> Result<PathBuf> {
     let folder = source.folder.as_ref().ok_or_else(|| DataError::NoFolder { task: SPIDER.name.to_owned() })?;
     let path = folder.join("spider/tables.json");
-    if path.is_file() { Ok(path) } else { Err(DataError::MissingFile { task: SPIDER.name.to_owned(), path }) }
+    if path.is_file() { Ok(path) } else { Err(DataError::missing(SPIDER.name, path)) }
 }
 
 /// Questions from wherever, with what they are asked of.

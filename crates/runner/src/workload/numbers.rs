@@ -160,10 +160,11 @@ impl Workload for NumberWork {
     }
 
     fn setup(&self) -> Result<Setup> {
-        let NumberSplits { dataset_id, train, valid, test } = &self.data.splits;
+        let NumberSplits { dataset_id, revision, train, valid, test } = &self.data.splits;
         Ok(Setup {
             model_hash: self.inputs.model.clone().unwrap_or_default(),
             dataset_id: dataset_id.clone(),
+            dataset_revision: revision.clone(),
             dataset_hash: self.inputs.dataset.clone().unwrap_or_default(),
             train_samples: train.len(),
             valid_samples: valid.len(),

@@ -2,7 +2,7 @@
 
 use super::parse::Layout;
 use super::{ANSWERS, ChoiceRow, DATA_SETS};
-use crate::tasks::published::{Columns, Published, PublishedSplit, expected, row, text, texts};
+use crate::tasks::published::{Columns, Form, Published, PublishedSplit, expected, row, text, texts};
 use serde_json::Value;
 
 const fn train_and(test: &'static str, train: &'static str) -> [PublishedSplit; 2] {
@@ -15,12 +15,12 @@ pub(super) const BOOLQ: Published = Published {
     licence: "CC BY-SA 3.0",
     splits: &train_and("data/validation-", "data/train-"),
     columns: &["question", "answer"],
-    convert: |columns| {
+    form: Form::Text(|columns| {
         let answer =
             columns.get("answer").and_then(Value::as_bool).ok_or_else(|| expected("true or false", "answer", columns.get("answer")))?;
         let question = format!("{}?", text(&columns, "question")?.trim_end_matches('?'));
         worded(Layout::TrueFalse, question, vec!["true".to_owned(), "false".to_owned()], usize::from(!answer))
-    },
+    }),
 };
 
 pub(super) const PIQA: Published = Published {
@@ -29,10 +29,10 @@ pub(super) const PIQA: Published = Published {
     licence: "AFL 3.0",
     splits: &train_and("plain_text/validation/", "plain_text/train/"),
     columns: &["goal", "sol1", "sol2", "label"],
-    convert: |columns| {
+    form: Form::Text(|columns| {
         let options = vec![text(&columns, "sol1")?, text(&columns, "sol2")?];
         worded(layout("commonsense/piqa"), text(&columns, "goal")?, options, position(&columns, "label", &["0", "1"])?)
-    },
+    }),
 };
 
 pub(super) const SIQA: Published = Published {
@@ -41,11 +41,11 @@ pub(super) const SIQA: Published = Published {
     licence: "CC BY 4.0",
     splits: &train_and("default/validation/", "default/train/"),
     columns: &["context", "question", "answerA", "answerB", "answerC", "label"],
-    convert: |columns| {
+    form: Form::Text(|columns| {
         let question = format!("{} {}", text(&columns, "context")?, text(&columns, "question")?);
         let options = vec![text(&columns, "answerA")?, text(&columns, "answerB")?, text(&columns, "answerC")?];
         worded(ANSWERS, question, options, position(&columns, "label", &["1", "2", "3"])?)
-    },
+    }),
 };
 
 pub(super) const HELLASWAG: Published = Published {
@@ -54,11 +54,11 @@ pub(super) const HELLASWAG: Published = Published {
     licence: "MIT",
     splits: &train_and("data/validation-", "data/train-"),
     columns: &["activity_label", "ctx", "endings", "label"],
-    convert: |columns| {
+    form: Form::Text(|columns| {
         let question = format!("{}: {}", text(&columns, "activity_label")?, text(&columns, "ctx")?);
         let right = position(&columns, "label", &["0", "1", "2", "3"])?;
         worded(layout("commonsense/hellaswag"), question, texts(&columns, "endings")?, right)
-    },
+    }),
 };
 
 pub(super) const WINOGRANDE: Published = Published {
@@ -67,10 +67,10 @@ pub(super) const WINOGRANDE: Published = Published {
     licence: "CC BY",
     splits: &train_and("winogrande_xl/validation/", "winogrande_xl/train/"),
     columns: &["sentence", "option1", "option2", "answer"],
-    convert: |columns| {
+    form: Form::Text(|columns| {
         let options = vec![text(&columns, "option1")?, text(&columns, "option2")?];
         worded(layout("commonsense/winogrande"), text(&columns, "sentence")?, options, position(&columns, "answer", &["1", "2"])?)
-    },
+    }),
 };
 
 pub(super) const ARC_EASY: Published = Published { splits: &train_and("ARC-Easy/test-", "ARC-Easy/train-"), ..ARC };
@@ -81,7 +81,7 @@ const ARC: Published = Published {
     licence: "CC BY-SA 4.0",
     splits: &[],
     columns: &["question", "choices", "answerKey"],
-    convert: |columns| lettered(&columns, "question"),
+    form: Form::Text(|columns| lettered(&columns, "question")),
 };
 
 pub(super) const OPENBOOKQA: Published = Published {
@@ -90,7 +90,7 @@ pub(super) const OPENBOOKQA: Published = Published {
     licence: "Apache-2.0",
     splits: &train_and("main/test-", "main/train-"),
     columns: &["question_stem", "choices", "answerKey"],
-    convert: |columns| lettered(&columns, "question_stem"),
+    form: Form::Text(|columns| lettered(&columns, "question_stem")),
 };
 
 /// A question whose `choices` are a table of `text` and `label`.
@@ -137,7 +137,8 @@ mod tests {
 
     fn convert(published: &Published, columns: Value) -> Result<String, String> {
         let Value::Object(columns) = columns else { unreachable!() };
-        Ok(Value::Object((published.convert)(columns)?.unwrap())["instruction"].as_str().unwrap().to_owned())
+        let Form::Text(convert) = published.form else { panic!("rows of text") };
+        Ok(Value::Object(convert(columns)?.unwrap())["instruction"].as_str().unwrap().to_owned())
     }
 
     #[test]
