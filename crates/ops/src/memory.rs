@@ -106,7 +106,5 @@ pub fn keep_freed_memory() {
     unsafe {
         libc::mallopt(libc::M_MMAP_THRESHOLD, 1 << 30);
         libc::mallopt(libc::M_TRIM_THRESHOLD, 1 << 30);
-        // The arenas of other threads are bounded and give their memory back; the main one does neither.
-        libc::mallopt(libc::M_ARENA_MAX, 1);
     }
 }
