@@ -43,7 +43,7 @@ pub fn multiply(m: usize, n: usize, k: usize, a: Matrix<'_>, b: Matrix<'_>, scal
     if is_of_few_rows(m, n, k, a, b) {
         return few_rows_product(m, n, k, a, b, scale, out, out_stride, into);
     }
-    multiply_on(parallelism(), m, n, k, a, b, scale, out, out_stride, into);
+    multiply_on(parallelism(m * n * k), m, n, k, a, b, scale, out, out_stride, into);
 }
 
 /// Most elements of a right operand that is read as it lies: half a MiB, which stays in the cache next to the core. A larger one, such as the
@@ -70,7 +70,7 @@ pub(crate) fn product(m: usize, n: usize, k: usize, a: Matrix<'_>, b: Matrix<'_>
     let mut out = Vec::with_capacity(m * n);
     // SAFETY: the memory is `m * n` floats long and rows lie `n` apart; overwriting reads none of them and writes all.
     unsafe {
-        multiply_into(parallelism(), m, n, k, a, b, scale, out.as_mut_ptr(), n, Into::Overwrite);
+        multiply_into(parallelism(m * n * k), m, n, k, a, b, scale, out.as_mut_ptr(), n, Into::Overwrite);
         out.set_len(m * n);
     }
     out
@@ -103,9 +103,13 @@ fn multiply_on(
     unsafe { multiply_into(parallelism, m, n, k, a, b, scale, out.as_mut_ptr(), out_stride, into) }
 }
 
-fn parallelism() -> Parallelism {
+/// Multiply-adds below which a product stays on the calling thread: handing parts of it over costs tens of microseconds where the other
+/// threads sleep.
+const SERIAL_WORK: usize = 1 << 22;
+
+fn parallelism(multiply_adds: usize) -> Parallelism {
     let threads = rayon::current_num_threads();
-    if threads > 1 { Parallelism::Rayon(threads) } else { Parallelism::None }
+    if threads > 1 && multiply_adds >= SERIAL_WORK { Parallelism::Rayon(threads) } else { Parallelism::None }
 }
 
 /// Position of a matrix's last element.
