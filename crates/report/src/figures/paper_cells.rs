@@ -54,7 +54,7 @@ impl Figure for PaperCells {
         legend.extend(line_legend(&blocks));
         canvas.legend(&legend);
         draw(&mut canvas, &blocks);
-        let note = "Reported numbers are second-hand where the claims file grades them so, and have no interval. A row is the same method on the same modules; ranks, rates and budgets are each side's own.";
+        let note = "Hollow marks have no interval: the papers give none, and their numbers are second-hand where the claims file grades them so. A row is the same method on the same modules; ranks, rates and budgets are each side's own.";
         Some(Drawing { scene: canvas.finish(note), csv: numbers(&rows) })
     }
 }
