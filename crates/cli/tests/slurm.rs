@@ -95,6 +95,9 @@ fn what_waits_in_the_queue_is_not_submitted_again_and_what_another_process_has_i
     // One of the three tasks was lost.
     let ran = submit(&playground, &[], &[]);
     assert!(ran.stderr.contains("s: Slurm job 7 has 1 run\n"), "{}", ran.stderr);
+    // Nothing of the third array is run either; who waits for it is told.
+    let waited = submit(&playground, &["--wait"], &[]);
+    assert!(waited.code == 130 && waited.stderr.contains("the same command goes on"), "{} {}", waited.code, waited.stderr);
     let lost = fs::read_to_string(playground.path("results/s/slurm/2/runs.txt")).unwrap();
     assert_eq!(fs::read_to_string(playground.path("results/s/slurm/1/runs.txt")).unwrap().lines().nth(1).unwrap(), lost.trim());
     // A sweep on this machine meanwhile, while a task of the array works on one of the runs.

@@ -115,6 +115,7 @@ fn the_verbs_that_look_at_results() {
     assert!(playground.expect(0, &["compare", "s", "s"]).stdout.contains("+0.000"));
     for (code, words, problem) in [
         (2, ["lora", "s"], "are of different kinds"),
+        (2, ["lora", "none"], "a zero-shot run has no seed"),
         (4, ["lora", "dora"], "no finished runs of `lora` and `dora`"),
         (2, ["metod = \"lora\"", "full"], "did you mean `method`?"),
         (2, ["method = lora", "full"], "write it as in TOML"),

@@ -43,6 +43,9 @@ pub struct Compare {
     results: ResultsArgs,
 }
 
+/// The method of zero-shot runs.
+const NONE: &str = "none";
+
 /// One side of a comparison.
 enum Side {
     Runs(Selection),
@@ -84,6 +87,10 @@ fn side(text: &str, results: &Path) -> anyhow::Result<Side> {
                 .hint("write it as in TOML: `'method = { type = \"lora\", r = 8 }'`")
         })?;
         return Ok(Side::Runs(select(serde_json::to_value(&table["side"])?)?));
+    }
+    if text == NONE {
+        let problem = format!("`{NONE}` trains nothing: a zero-shot run has no seed by which it could be paired");
+        return Err(Problem::new(Exit::Usage, problem).hint("`peftbench export` and the report have its score, with its interval").into());
     }
     if METHODS.iter().any(|method| method.name == text) {
         return Ok(Side::Runs(select(json!({ "method": text }))?));

@@ -1,9 +1,9 @@
 //! `peftbench rerun`: a run once more, in a folder of its own, and whether it comes to the same.
 
 use crate::args::{InputArgs, ProgressArgs, ResultsArgs, at_least_one};
-use crate::compare::{self, Compared, Difference};
 use crate::exit::{Exit, Problem};
 use crate::resolver::AsRecorded;
+use crate::same_run::{self, Compared, Difference};
 use crate::{interrupt, machine, one_run, output};
 use anyhow::Context;
 use clap::Args;
@@ -67,7 +67,7 @@ pub fn run(verb: &Rerun) -> anyhow::Result<Exit> {
     let now = Manifest::read(&folder.join("manifest.toml"))?;
     let found = match inputs_differ(&manifest, &now) {
         Some(difference) => Err(difference),
-        None => compare::compare(recorded, &folder)?,
+        None => same_run::compare(recorded, &folder)?,
     };
     match found {
         Ok(compared) => {

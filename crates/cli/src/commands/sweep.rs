@@ -98,7 +98,9 @@ pub fn run(verb: &Sweep) -> anyhow::Result<Exit> {
     let outcome = execute(&claim, &claim.plan.runs, verb.fail_fast)?;
     eprintln!("{}", describe(&sweep.name, &outcome));
     conclude(&store, verb.no_report)?;
-    verdict(&claim.plan, &probed, &outcome, stop.load(Ordering::SeqCst))
+    // Who waits for Slurm is told of tasks that it lost or cancelled as of a stop.
+    let stopped = stop.load(Ordering::SeqCst) || slurm.is_some_and(|slurm| slurm.wait);
+    verdict(&claim.plan, &probed, &outcome, stopped)
 }
 
 /// Keeps the plan as a table.
