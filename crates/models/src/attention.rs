@@ -47,11 +47,14 @@ impl Attend {
             return Ok(tape.cached_attention(q, all, self.heads, mask.as_ref(), self.alibi.as_deref())?);
         }
         let (k, v) = self.prefix.forward(step.pass, k, v)?;
-        if let Some(cache) = cache {
-            cache.put(self.layer, LayerCache::Attention(KeyValues::new(k.value(), v.value())?));
-        }
         let mask = mask(k.dims()[1])?;
-        Ok(tape.attention(q, &k, &v, self.heads, mask.as_ref(), self.alibi.as_deref())?)
+        let Some(cache) = cache else {
+            return Ok(tape.attention(q, &k, &v, self.heads, mask.as_ref(), self.alibi.as_deref())?);
+        };
+        let all = KeyValues::new(k.value(), v.value())?;
+        let attended = tape.cached_attention(q, &all, self.heads, mask.as_ref(), self.alibi.as_deref())?;
+        cache.put(self.layer, LayerCache::Attention(all));
+        Ok(attended)
     }
 
     /// Shows the prefix.

@@ -6,10 +6,11 @@
 
 use crate::cpu::{Rows, Shared, buffer, is_f32_cpu, unwritten, with_rows};
 use crate::gemm::{Into, Matrix};
-use crate::key_values::KeyValues;
+use crate::key_values::{Host, KeyValues};
+use crate::panels::{Panels, transposed};
 use crate::parallel;
 use crate::simd::{LANES, dispatch, exp_one};
-use crate::small_product::{gathered, small_product};
+use crate::small_product::small_product;
 use crate::tape::{Tape, Var};
 use candle_core::{D, DType, Device, Result, Tensor};
 use std::borrow::Cow;
@@ -65,9 +66,9 @@ impl Tape {
     ) -> Result<Var> {
         let shape = Shape::new(q.value(), all.tokens(), all.width(), heads)?;
         let bias = Bias::new(shape, key_mask, alibi)?;
-        let output = match is_f32_cpu(q.value()) && all.is_f32_cpu() {
-            true => kernel_over_cached(q.value(), all, shape, &bias)?,
-            false => composed_forward(q.value(), &all.keys()?, &all.values()?, shape, &bias)?.0,
+        let output = match all {
+            KeyValues::Host(all) if is_f32_cpu(q.value()) => kernel_over_cached(q.value(), all, shape, &bias)?,
+            all => composed_forward(q.value(), &all.keys()?, &all.values()?, shape, &bias)?.0,
         };
         Ok(Var::constant(output))
     }
@@ -164,16 +165,20 @@ impl Bias {
     }
 }
 
-/// The keys of one head, transposed: element (d, key) is `transposed[d * stride + key]`. All blocks of queries multiply by them.
+/// The keys of one head, transposed, in panels [dim, 16 keys]. All blocks of queries multiply by them.
 struct Keys<'a> {
-    transposed: Cow<'a, [f32]>,
+    panels: Cow<'a, [f32]>,
     stride: usize,
 }
 
 impl Keys<'_> {
     fn new(k: &Rows<'_>, shape: Shape, b: usize, kv_head: usize) -> Self {
-        let rows = shape.keys_of(k, b, kv_head);
-        Self { transposed: gathered(rows.t(), shape.heads.dim, shape.keys).into(), stride: shape.keys }
+        let dim = shape.heads.dim;
+        Self { panels: transposed(shape.keys_of(k, b, kv_head), shape.keys, dim).into(), stride: dim * LANES }
+    }
+
+    fn panels(&self) -> Panels<'_> {
+        Panels { data: &self.panels, stride: self.stride }
     }
 }
 
@@ -207,11 +212,10 @@ impl Queries {
 }
 
 /// Softmax weights of the queries into `weights`, rows of `stride` elements, which are at least the keys that the last row sees and at most
-/// those that there are rows of keys for.
+/// what the panels of keys hold.
 fn block_weights(q: &Rows<'_>, keys: &Keys<'_>, shape: Shape, queries: Queries, bias: &Bias, weights: &mut [f32], stride: usize) {
-    let (scale, transposed) = (shape.scale as f32, Matrix::rows(&keys.transposed, keys.stride));
     let q = queries.matrix(q, shape);
-    small_product(queries.rows, stride, shape.heads.dim, q, transposed, scale, weights, stride, Into::Overwrite);
+    small_product(queries.rows, stride, shape.heads.dim, q, keys.panels(), shape.scale as f32, weights, stride, Into::Overwrite);
     let mask = bias.mask(queries.b);
     for (i, row) in weights.chunks_mut(stride).take(queries.rows).enumerate() {
         let (position, head) = queries.row(i);
@@ -259,20 +263,16 @@ fn kernel_over_own(q: &Tensor, k: &Tensor, v: &Tensor, shape: Shape, bias: &Bias
     })
 }
 
-fn kernel_over_cached(q: &Tensor, all: &KeyValues, shape: Shape, bias: &Bias) -> Result<Tensor> {
-    with_rows(q, |q| {
-        all.with_memory(|memory| {
-            let Heads { dim, key_value, .. } = shape.heads;
-            let keys = |b, kv_head| {
-                // Those of the next head, or of the next sequence's first, while these are read.
-                let next = b * key_value + kv_head + 1;
-                memory.prefetch(next / key_value, next % key_value * dim, dim, shape.keys);
-                let keys = memory.keys(b, kv_head * dim);
-                Keys { transposed: keys.data.into(), stride: keys.row_stride }
-            };
-            forward_kernel(q, keys, |b, kv_head| memory.values(b, kv_head * dim), shape, bias)
-        })
-    })
+fn kernel_over_cached(q: &Tensor, all: &Host, shape: Shape, bias: &Bias) -> Result<Tensor> {
+    let Heads { dim, key_value, .. } = shape.heads;
+    let keys = |b, kv_head| {
+        // Those of the next head, or of the next sequence's first, while these are read.
+        let next = b * key_value + kv_head + 1;
+        all.prefetch(next / key_value, next % key_value * dim, dim, shape.keys);
+        let Panels { data, stride } = all.keys_of(b, kv_head * dim);
+        Keys { panels: data.into(), stride }
+    };
+    with_rows(q, |q| forward_kernel(q, keys, |b, kv_head| all.values_of(b, kv_head * dim), shape, bias))
 }
 
 /// `keys` and `values` give those of a sequence's key-value head.
@@ -302,8 +302,8 @@ fn forward_kernel<'a>(
         for first in (0..shape.length).step_by(BLOCK) {
             let queries = Queries { b, head, heads, first, rows: heads * BLOCK.min(shape.length - first) };
             let span = queries.span(shape);
-            // Whole registers, where there are so many columns; what is beyond the span counts for nothing.
-            let stride = span.next_multiple_of(LANES).min(keys.stride);
+            // Whole registers; what is beyond the span counts for nothing.
+            let stride = span.next_multiple_of(LANES);
             block_weights(q, &keys, shape, queries, bias, &mut weights, stride);
             small_product(queries.rows, dim, span, Matrix::rows(&weights, stride), values, 1.0, &mut block, dim, Into::Overwrite);
             for (i, row) in block.chunks(dim).take(queries.rows).enumerate() {
@@ -353,7 +353,7 @@ fn backward_head([grad, q, k, v]: [&Rows<'_>; 4], shape: Shape, b: usize, kv_hea
     let (mut weights, mut slopes, mut q_block) =
         unsafe { (unwritten(block * shape.keys), unwritten(block * shape.keys), unwritten(block * dim)) };
     let (mut k_sum, mut v_sum) = (buffer(shape.keys * dim), buffer(shape.keys * dim));
-    let (keys, values) = (Keys::new(k, shape, b, kv_head), gathered(shape.keys_of(v, b, kv_head).t(), dim, shape.keys));
+    let (keys, values) = (Keys::new(k, shape, b, kv_head), transposed(shape.keys_of(v, b, kv_head), shape.keys, dim));
     for head in kv_head * shape.group()..(kv_head + 1) * shape.group() {
         for first in (0..shape.length).step_by(BLOCK) {
             let rows = BLOCK.min(shape.length - first);
@@ -362,7 +362,7 @@ fn backward_head([grad, q, k, v]: [&Rows<'_>; 4], shape: Shape, b: usize, kv_hea
             let (g_data, q_data) = (queries.matrix(grad, shape), queries.matrix(q, shape));
             block_weights(q, &keys, shape, queries, bias, &mut weights, span);
             small_product(span, dim, rows, Matrix::rows(&weights, span).t(), g_data, 1.0, &mut v_sum, dim, Into::Accumulate);
-            small_product(rows, span, dim, g_data, Matrix::rows(&values, shape.keys), 1.0, &mut slopes, span, Into::Overwrite);
+            small_product(rows, span, dim, g_data, Panels::packed(&values, dim), 1.0, &mut slopes, span, Into::Overwrite);
             for (slope, weight) in slopes.chunks_mut(span).zip(weights.chunks(span)).take(rows) {
                 dispatch(
                     #[inline(always)]

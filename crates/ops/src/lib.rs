@@ -43,6 +43,7 @@ pub mod linear;
 pub mod mapped;
 pub mod memory;
 pub mod norm;
+mod panels;
 pub mod parallel;
 pub mod param;
 mod products;

@@ -4,8 +4,9 @@
 //! x and h = x Aᵀ, with x shared among all layers that read it.
 
 use crate::cpu::{is_f32_cpu, with_rows};
-use crate::key_values::by_token;
+use crate::gemm::Matrix;
 use crate::products::{Operand, Product, product, sum_of_products};
+use crate::small_product::gathered;
 use crate::tape::{Backward, InputGradients, Tape, Var};
 use candle_core::{Result, Tensor};
 use std::ops::Range;
@@ -150,7 +151,14 @@ impl LowRank {
 /// # Errors
 /// Where the weight is no matrix.
 pub fn stored_by_columns(weight: &Tensor) -> Result<Tensor> {
-    by_token(&weight.unsqueeze(0)?)?.squeeze(0)?.t()
+    let (out_dim, in_dim) = weight.dims2()?;
+    if !is_f32_cpu(weight) {
+        return weight.t()?.contiguous()?.t();
+    }
+    with_rows(weight, |rows| {
+        let columns = gathered(Matrix::rows(rows.data(), rows.stride).t(), in_dim, out_dim);
+        Tensor::from_vec(columns, (in_dim, out_dim), weight.device())?.t()
+    })
 }
 
 fn with_last(dims: &[usize], last: usize) -> Vec<usize> {

@@ -7,9 +7,29 @@
 
 use crate::cpu::Shared;
 use crate::gemm::{Into, Matrix};
+use crate::panels::Panels;
 use crate::parallel;
 use crate::simd::{LANES, Lanes, dispatch, lanes, load, store};
 use std::ops::Range;
+
+/// The right operand of a product.
+#[derive(Clone, Copy)]
+pub(crate) enum Right<'a> {
+    Matrix(Matrix<'a>),
+    Panels(Panels<'a>),
+}
+
+impl<'a> From<Matrix<'a>> for Right<'a> {
+    fn from(matrix: Matrix<'a>) -> Self {
+        Self::Matrix(matrix)
+    }
+}
+
+impl<'a> From<Panels<'a>> for Right<'a> {
+    fn from(panels: Panels<'a>) -> Self {
+        Self::Panels(panels)
+    }
+}
 
 /// What becomes of a tile of sums.
 #[derive(Clone, Copy)]
@@ -18,15 +38,15 @@ struct Ending {
     into: Into,
 }
 
-/// out[m, n] (rows `out_stride` apart) = or += scale · a[m, k] · b[k, n], on the calling thread. Where b does not lie row by row, the
+/// out[m, n] (rows `out_stride` apart) = or += scale · a[m, k] · b[k, n], on the calling thread. Where b lies neither row by row nor in panels, the
 /// columns of one panel are copied at a time: what is copied is in the first-level cache when it is read.
 #[allow(clippy::too_many_arguments)]
-pub(crate) fn small_product(
+pub(crate) fn small_product<'a>(
     m: usize,
     n: usize,
     k: usize,
     a: Matrix<'_>,
-    b: Matrix<'_>,
+    b: impl std::convert::Into<Right<'a>>,
     scale: f32,
     out: &mut [f32],
     out_stride: usize,
@@ -35,6 +55,7 @@ pub(crate) fn small_product(
     if m == 0 || n == 0 {
         return;
     }
+    let b = b.into();
     check(m, n, k, a, b);
     assert!(out_stride >= n && reach(m, n, out_stride, 1) < out.len(), "output is too short");
     let ending = Ending { scale, into };
@@ -44,17 +65,18 @@ pub(crate) fn small_product(
 
 /// The same for few rows of a large product, on as many threads as rayon has.
 #[allow(clippy::too_many_arguments)]
-pub(crate) fn few_rows_product(
+pub(crate) fn few_rows_product<'a>(
     m: usize,
     n: usize,
     k: usize,
     a: Matrix<'_>,
-    b: Matrix<'_>,
+    b: impl std::convert::Into<Right<'a>>,
     scale: f32,
     out: &mut [f32],
     out_stride: usize,
     into: Into,
 ) {
+    let b = b.into();
     check(m, n, k, a, b);
     assert!(out_stride >= n && reach(m, n, out_stride, 1) < out.len(), "output is too short");
     let ending = Ending { scale, into };
@@ -73,9 +95,13 @@ fn reach(rows: usize, cols: usize, row_stride: usize, col_stride: usize) -> usiz
 }
 
 /// Panics where an operand is too short.
-fn check(m: usize, n: usize, k: usize, a: Matrix<'_>, b: Matrix<'_>) {
+fn check(m: usize, n: usize, k: usize, a: Matrix<'_>, b: Right<'_>) {
     assert!(k == 0 || reach(m, k, a.row_stride, a.col_stride) < a.data.len(), "left operand is too short");
-    assert!(k == 0 || reach(k, n, b.row_stride, b.col_stride) < b.data.len(), "right operand is too short");
+    let long_enough = match b {
+        Right::Matrix(b) => k == 0 || reach(k, n, b.row_stride, b.col_stride) < b.data.len(),
+        Right::Panels(b) => b.end(k, n) <= b.data.len(),
+    };
+    assert!(long_enough, "right operand is too short");
 }
 
 /// A copy of m[rows, cols] that lies row by row: a transpose where m lies column by column.
@@ -129,13 +155,15 @@ struct Panel<'a> {
     ending: Ending,
 }
 
-fn panels(m: usize, columns: Range<usize>, k: usize, a: Matrix<'_>, b: Matrix<'_>, ending: Ending, out: Output) {
+/// The columns from a multiple of [`LANES`] on.
+fn panels(m: usize, columns: Range<usize>, k: usize, a: Matrix<'_>, b: Right<'_>, ending: Ending, out: Output) {
     let mut copy = Vec::new();
     for at in columns.clone().step_by(LANES) {
         let width = LANES.min(columns.end - at);
-        let (b, stride) = match b.col_stride {
-            1 if width == LANES => (&b.data[at.min(b.data.len())..], b.row_stride),
-            _ => {
+        let (b, stride) = match b {
+            Right::Panels(b) => (&b.data[at / LANES * b.stride..], LANES),
+            Right::Matrix(b) if b.col_stride == 1 && width == LANES => (&b.data[at.min(b.data.len())..], b.row_stride),
+            Right::Matrix(b) => {
                 copy.resize(k * LANES, 0.0);
                 copy_panel(b, at, width, &mut copy);
                 (copy.as_slice(), LANES)
