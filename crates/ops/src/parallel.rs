@@ -2,6 +2,7 @@
 
 use rayon::ThreadPoolBuilder;
 use rayon::prelude::*;
+use std::cmp::Reverse;
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 
@@ -30,13 +31,16 @@ pub(crate) fn for_each_piece<T: Send>(out: &mut [T], piece: usize, work: usize, 
 }
 
 /// What `work` makes of each item, in the items' order. Items go side by side, on as many threads as rayon has; the operators of one stay on its
-/// thread. For work of many operators that are each too small to be shared out.
-pub fn side_by_side<I: Send, T: Send>(items: Vec<I>, work: impl Fn(I) -> T + Sync) -> Vec<T> {
+/// thread. For work of many operators that are each too small to be shared out. The items of the largest `cost` begin, so that no thread is left with
+/// one of them at the end.
+pub fn side_by_side<I: Send, T: Send>(items: Vec<I>, cost: impl Fn(&I) -> usize, work: impl Fn(I) -> T + Sync) -> Vec<T> {
     let threads = rayon::current_num_threads().min(items.len());
     if threads < 2 {
         return items.into_iter().map(work).collect();
     }
-    let queue = Mutex::new(items.into_iter().enumerate());
+    let mut items: Vec<_> = items.into_iter().enumerate().collect();
+    items.sort_by_key(|(_, item)| Reverse(cost(item)));
+    let queue = Mutex::new(items.into_iter());
     let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).next();
     let worker = || std::iter::from_fn(next).map(|(i, item)| (i, work(item))).collect::<Vec<_>>();
     let mut done = thread::scope(|scope| {
@@ -55,7 +59,7 @@ mod tests {
 
     #[test]
     fn items_keep_their_order_and_their_operators_one_thread() {
-        let squares = |items: usize| side_by_side((0..items).collect(), |i| (i * i, rayon::current_num_threads()));
+        let squares = |items: usize| side_by_side((0..items).collect(), |&i| i % 4, |i| (i * i, rayon::current_num_threads()));
         let on = |threads| ThreadPoolBuilder::new().num_threads(threads).build().unwrap();
         let made = on(3).install(|| squares(10));
         assert_eq!(made, (0..10).map(|i| (i * i, 1)).collect::<Vec<_>>());
@@ -67,6 +71,6 @@ mod tests {
     #[should_panic(expected = "item 2")]
     fn a_panic_reaches_the_caller() {
         let panicking = |i: i32| assert!(i != 2, "item {i}");
-        ThreadPoolBuilder::new().num_threads(2).build().unwrap().install(|| side_by_side((0..4).collect(), panicking));
+        ThreadPoolBuilder::new().num_threads(2).build().unwrap().install(|| side_by_side((0..4).collect(), |_| 1, panicking));
     }
 }

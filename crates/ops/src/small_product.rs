@@ -128,12 +128,14 @@ pub(crate) fn gathered(m: Matrix<'_>, rows: usize, cols: usize) -> Vec<f32> {
     copy
 }
 
-/// Whether a tile has twelve rows or six: with AVX-512 twelve groups of sums fit the registers, elsewhere six do.
-fn tall_tiles() -> bool {
+/// Registers' worth of sums of a tile, a power of two: with AVX-512 eight, elsewhere four, which have two registers each. Fewer would wait for each
+/// other; more, and the compiler keeps them in memory.
+fn most_sums() -> usize {
     #[cfg(target_arch = "x86_64")]
-    return std::arch::is_x86_feature_detected!("avx512f");
-    #[cfg(not(target_arch = "x86_64"))]
-    return false;
+    if std::arch::is_x86_feature_detected!("avx512f") {
+        return 8;
+    }
+    4
 }
 
 /// Where the sums go; tasks write columns of their own.
@@ -143,13 +145,14 @@ struct Output {
     stride: usize,
 }
 
-/// Sixteen columns of the right operand, and as many or fewer of the output.
-struct Panel<'a> {
-    /// Element (p, l) is `b[p * stride + l]`.
+/// A few panels of the right operand, of sixteen columns each, and the output's columns that they make.
+struct Strip<'a> {
+    /// Element (p, l) of panel q is `b[q * panel_stride + p * row_stride + l]`.
     b: &'a [f32],
-    stride: usize,
+    panel_stride: usize,
+    row_stride: usize,
     k: usize,
-    /// First column of the output, and number of columns.
+    /// First column of the output, and number of columns: all of the panels', or fewer of the last.
     at: usize,
     width: usize,
     ending: Ending,
@@ -157,24 +160,42 @@ struct Panel<'a> {
 
 /// The columns from a multiple of [`LANES`] on.
 fn panels(m: usize, columns: Range<usize>, k: usize, a: Matrix<'_>, b: Right<'_>, ending: Ending, out: Output) {
-    let mut copy = Vec::new();
-    for at in columns.clone().step_by(LANES) {
-        let width = LANES.min(columns.end - at);
-        let (b, stride) = match b {
-            Right::Panels(b) => (&b.data[at / LANES * b.stride..], LANES),
-            Right::Matrix(b) if b.col_stride == 1 && width == LANES => (&b.data[at.min(b.data.len())..], b.row_stride),
+    let most = most_sums();
+    let together = most / m.next_power_of_two().min(most);
+    let (mut copy, mut at) = (Vec::new(), columns.start);
+    while at < columns.end {
+        let count = match (columns.end - at).div_ceil(LANES).min(together) {
+            1 => 1,
+            2 | 3 => 2,
+            _ => 4,
+        };
+        let width = (count * LANES).min(columns.end - at);
+        let (b, panel_stride, row_stride) = match b {
+            Right::Panels(b) => (&b.data[at / LANES * b.stride..], b.stride, LANES),
+            Right::Matrix(b) if b.col_stride == 1 && width == count * LANES => (&b.data[at.min(b.data.len())..], LANES, b.row_stride),
             Right::Matrix(b) => {
-                copy.resize(k * LANES, 0.0);
-                copy_panel(b, at, width, &mut copy);
-                (copy.as_slice(), LANES)
+                copy.resize(count * k * LANES, 0.0);
+                copy_panels(b, at, width, k, &mut copy);
+                (copy.as_slice(), k * LANES, LANES)
             }
         };
-        let panel = Panel { b, stride, k, at, width, ending };
-        let tall = tall_tiles();
+        let strip = Strip { b, panel_stride, row_stride, k, at, width, ending };
         dispatch(
             #[inline(always)]
-            || panel.rows(a, m, tall, out),
+            || match count {
+                1 => strip.rows::<1>(a, m, most, out),
+                2 => strip.rows::<2>(a, m, most, out),
+                _ => strip.rows::<4>(a, m, most, out),
+            },
         );
+        at += width;
+    }
+}
+
+/// Columns `at..at + width` of b as panels [k, LANES] that lie row by row. The columns behind them repeat the last.
+fn copy_panels(b: Matrix<'_>, at: usize, width: usize, k: usize, panels: &mut [f32]) {
+    for (q, panel) in panels.chunks_exact_mut((k * LANES).max(1)).enumerate() {
+        copy_panel(b, at + q * LANES, (width - q * LANES).min(LANES), panel);
     }
 }
 
@@ -193,65 +214,68 @@ fn copy_panel(b: Matrix<'_>, at: usize, width: usize, panel: &mut [f32]) {
     }
 }
 
-impl Panel<'_> {
-    /// All rows of the output's columns.
+impl Strip<'_> {
+    /// All rows of the output's columns, in tiles of at most `most` sums.
     #[inline(always)]
-    fn rows(&self, a: Matrix<'_>, m: usize, tall: bool, out: Output) {
+    fn rows<const P: usize>(&self, a: Matrix<'_>, m: usize, most: usize, out: Output) {
         let mut i = 0;
-        while tall && i + 12 <= m {
-            self.tile::<12>(a, i, out);
-            i += 12;
+        while P == 1 && most >= 8 && i + 8 <= m {
+            self.tile::<8, P>(a, i, out);
+            i += 8;
         }
-        while !tall && i + 6 <= m {
-            self.tile::<6>(a, i, out);
-            i += 6;
-        }
-        while i + 4 <= m {
-            self.tile::<4>(a, i, out);
+        while P <= 2 && most >= 4 * P && i + 4 <= m {
+            self.tile::<4, P>(a, i, out);
             i += 4;
         }
         while i + 2 <= m {
-            self.tile::<2>(a, i, out);
+            self.tile::<2, P>(a, i, out);
             i += 2;
         }
         while i < m {
-            self.tile::<1>(a, i, out);
+            self.tile::<1, P>(a, i, out);
             i += 1;
         }
     }
 
     /// Rows i..i + R of the output's columns.
     #[inline(always)]
-    fn tile<const R: usize>(&self, a: Matrix<'_>, i: usize, out: Output) {
-        let sums = self.sums::<R>(a, i);
+    fn tile<const R: usize, const P: usize>(&self, a: Matrix<'_>, i: usize, out: Output) {
+        let sums = self.sums::<R, P>(a, i);
         let Ending { scale, into } = self.ending;
-        for (r, sum) in sums.iter().enumerate() {
-            #[allow(unsafe_code)]
-            // SAFETY: each task owns its columns.
-            let target = unsafe { out.values.slice((i + r) * out.stride + self.at, self.width) };
-            let scaled = match into {
-                Into::Overwrite => lanes(|l| scale * sum[l]),
-                Into::Accumulate => {
-                    let before = load(target);
-                    lanes(|l| scale.mul_add(sum[l], before[l]))
-                }
-            };
-            store(target, &scaled);
+        for (r, sums) in sums.iter().enumerate() {
+            for (q, sum) in sums.iter().enumerate() {
+                #[allow(unsafe_code)]
+                // SAFETY: each task owns its columns.
+                let target =
+                    unsafe { out.values.slice((i + r) * out.stride + self.at + q * LANES, (self.width - q * LANES).min(LANES)) };
+                let scaled = match into {
+                    Into::Overwrite => lanes(|l| scale * sum[l]),
+                    Into::Accumulate => {
+                        let before = load(target);
+                        lanes(|l| scale.mul_add(sum[l], before[l]))
+                    }
+                };
+                store(target, &scaled);
+            }
         }
     }
 
     #[allow(unsafe_code)]
     #[inline(always)]
-    fn sums<const R: usize>(&self, a: Matrix<'_>, i: usize) -> [Lanes; R] {
-        let mut sums = [[0.0; LANES]; R];
+    fn sums<const R: usize, const P: usize>(&self, a: Matrix<'_>, i: usize) -> [[Lanes; P]; R] {
+        let mut sums = [[[0.0; LANES]; P]; R];
         for p in 0..self.k {
-            let start = p * self.stride;
-            // SAFETY: `check` has asserted that the elements (i + r, p) of a and those of sixteen columns of b, or of their copy, lie inside.
-            let columns = load(unsafe { self.b.get_unchecked(start..start + LANES) });
-            for (r, sum) in sums.iter_mut().enumerate() {
+            let columns: [Lanes; P] = std::array::from_fn(|q| {
+                let start = q * self.panel_stride + p * self.row_stride;
+                // SAFETY: `check` has asserted that the elements (i + r, p) of a and those of the panels of b, or of their copy, lie inside.
+                load(unsafe { self.b.get_unchecked(start..start + LANES) })
+            });
+            for (r, sums) in sums.iter_mut().enumerate() {
                 // SAFETY: as above.
                 let x = unsafe { *a.data.get_unchecked((i + r) * a.row_stride + p * a.col_stride) };
-                *sum = lanes(|l| x.mul_add(columns[l], sum[l]));
+                for (sum, columns) in sums.iter_mut().zip(&columns) {
+                    *sum = lanes(|l| x.mul_add(columns[l], sum[l]));
+                }
             }
         }
         sums

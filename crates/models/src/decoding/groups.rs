@@ -46,6 +46,7 @@ pub(super) fn in_groups<P: AsRef<[u32]> + Send, T: Send>(
     while left.peek().is_some() {
         groups.push(left.by_ref().take(size).collect());
     }
-    let made: Result<Vec<Vec<T>>> = side_by_side(groups, |group| decode(&shared, group)).into_iter().collect();
+    let tokens = |group: &Vec<P>| group.iter().map(|prompt| prompt.as_ref().len()).sum();
+    let made: Result<Vec<Vec<T>>> = side_by_side(groups, tokens, |group| decode(&shared, group)).into_iter().collect();
     Ok(made?.into_iter().flatten().collect())
 }
