@@ -10,7 +10,7 @@ use crate::key_values::{Host, KeyValues};
 use crate::panels::{Panels, transposed};
 use crate::parallel;
 use crate::simd::{LANES, dispatch, exp_one};
-use crate::small_product::small_product;
+use crate::small_product::{Output, product_into, small_product};
 use crate::tape::{Tape, Var};
 use candle_core::{D, DType, Device, Result, Tensor};
 use std::borrow::Cow;
@@ -235,20 +235,18 @@ fn block_weights(q: &Rows<'_>, keys: &Keys<'_>, shape: Shape, queries: Queries, 
 /// Softmax over the first `seen` values that are not masked; 0 elsewhere.
 #[inline(always)]
 fn softmax_row(row: &mut [f32], seen: usize, mask: Option<&[u8]>) {
+    row[seen..].fill(f32::NEG_INFINITY);
     if let Some(mask) = mask {
         row.iter_mut().zip(mask).for_each(|(w, &keep)| *w = if keep == 0 { f32::NEG_INFINITY } else { *w });
     }
-    let max = crate::norm::max(&row[..seen]);
+    let max = crate::norm::max(row);
     // A row that sees padding only is itself padding: its weights are all 0.
     if max == f32::NEG_INFINITY {
         return row.fill(0.0);
     }
-    for w in &mut row[..seen] {
-        *w = if *w == f32::NEG_INFINITY { 0.0 } else { exp_one(*w - max) };
-    }
-    let inverse = 1.0 / crate::norm::sum(&row[..seen]);
-    row[..seen].iter_mut().for_each(|w| *w *= inverse);
-    row[seen..].fill(0.0);
+    row.iter_mut().for_each(|w| *w = if *w == f32::NEG_INFINITY { 0.0 } else { exp_one(*w - max) });
+    let inverse = 1.0 / crate::norm::sum(row);
+    row.iter_mut().for_each(|w| *w *= inverse);
 }
 
 /// Attention over keys and values of the pass itself, [batch, keys, heads · dim].
@@ -264,11 +262,8 @@ fn kernel_over_own(q: &Tensor, k: &Tensor, v: &Tensor, shape: Shape, bias: &Bias
 }
 
 fn kernel_over_cached(q: &Tensor, all: &Host, shape: Shape, bias: &Bias) -> Result<Tensor> {
-    let Heads { dim, key_value, .. } = shape.heads;
+    let Heads { dim, .. } = shape.heads;
     let keys = |b, kv_head| {
-        // Those of the next head, or of the next sequence's first, while these are read.
-        let next = b * key_value + kv_head + 1;
-        all.prefetch(next / key_value, next % key_value * dim, dim, shape.keys);
         let Panels { data, stride } = all.keys_of(b, kv_head * dim);
         Keys { panels: data.into(), stride }
     };
@@ -295,23 +290,20 @@ fn forward_kernel<'a>(
     parallel::for_each(shape.batch * tasks, shape.work(), |task| {
         let (b, head) = (task / tasks, task % tasks * heads);
         let (keys, values) = (keys(b, head / shape.group()), values(b, head / shape.group()));
-        let most = heads * BLOCK.min(shape.length);
         #[allow(unsafe_code)]
-        // SAFETY: products overwrite what is read of them.
-        let (mut weights, mut block) = unsafe { (unwritten(most * shape.keys.next_multiple_of(LANES)), unwritten(most * dim)) };
+        // SAFETY: products overwrite what is read of it.
+        let mut weights = unsafe { unwritten(heads * BLOCK.min(shape.length) * shape.keys.next_multiple_of(LANES)) };
         for first in (0..shape.length).step_by(BLOCK) {
             let queries = Queries { b, head, heads, first, rows: heads * BLOCK.min(shape.length - first) };
             let span = queries.span(shape);
             // Whole registers; what is beyond the span counts for nothing.
             let stride = span.next_multiple_of(LANES);
             block_weights(q, &keys, shape, queries, bias, &mut weights, stride);
-            small_product(queries.rows, dim, span, Matrix::rows(&weights, stride), values, 1.0, &mut block, dim, Into::Overwrite);
-            for (i, row) in block.chunks(dim).take(queries.rows).enumerate() {
-                let (position, head) = queries.row(i);
-                #[allow(unsafe_code)]
-                // SAFETY: each task owns the columns of its heads.
-                unsafe { shared.slice((b * shape.length + position) * width + head * dim, dim) }.copy_from_slice(row);
-            }
+            let start = (b * shape.length + first) * width + head * dim;
+            #[allow(unsafe_code)]
+            // SAFETY: each task owns the columns of its heads.
+            let rows = unsafe { Output::shared(shared, start, if heads == 1 { width } else { dim }) };
+            product_into(queries.rows, dim, span, Matrix::rows(&weights, stride), values, 1.0, Into::Overwrite, rows);
         }
     });
     Tensor::from_vec(out, (shape.batch, shape.length, width), &Device::Cpu)

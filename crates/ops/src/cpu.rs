@@ -118,6 +118,11 @@ impl Shared {
         Self { pointer: slice.as_mut_ptr(), len: slice.len() }
     }
 
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
     /// The elements `start..start + len`.
     ///
     /// # Safety

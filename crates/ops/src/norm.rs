@@ -2,7 +2,7 @@
 
 use crate::cpu::{Rows, Shared, buffer, is_f32_cpu, unwritten, with_rows};
 use crate::parallel;
-use crate::simd::dispatch;
+use crate::simd::{dispatch, folded, total};
 use crate::tape::{Tape, Var};
 use candle_core::{D, Device, Result, Tensor};
 
@@ -65,7 +65,7 @@ pub(crate) fn dot(a: &[f32], b: &[f32]) -> f32 {
             sums[i] = x[i].mul_add(y[i], sums[i]);
         }
     }
-    sums.iter().sum::<f32>() + tail
+    total(&sums) + tail
 }
 
 /// Σ a, summed as [`dot`] does.
@@ -79,7 +79,7 @@ pub(crate) fn sum(a: &[f32]) -> f32 {
             sums[i] += group[i];
         }
     }
-    sums.iter().sum::<f32>() + tail
+    total(&sums) + tail
 }
 
 /// The largest value of a, or −∞ of none.
@@ -87,13 +87,14 @@ pub(crate) fn sum(a: &[f32]) -> f32 {
 pub(crate) fn max(a: &[f32]) -> f32 {
     let mut largest = [f32::NEG_INFINITY; 16];
     let groups = a.chunks_exact(16);
-    let tail = groups.remainder().iter().copied().fold(f32::NEG_INFINITY, f32::max);
+    let larger = |a: f32, b: f32| if b > a { b } else { a };
+    let tail = groups.remainder().iter().copied().fold(f32::NEG_INFINITY, larger);
     for group in groups {
         for i in 0..16 {
-            largest[i] = if group[i] > largest[i] { group[i] } else { largest[i] };
+            largest[i] = larger(largest[i], group[i]);
         }
     }
-    largest.iter().copied().fold(tail, f32::max)
+    larger(tail, folded(&largest, larger))
 }
 
 #[inline(always)]

@@ -61,9 +61,15 @@ fn store_part(target: &mut [f32], values: &Lanes) {
 /// The sum of a group, by halves.
 #[inline(always)]
 pub(crate) fn total(group: &Lanes) -> f32 {
-    let eight: [f32; 8] = std::array::from_fn(|i| group[i] + group[i + 8]);
-    let four: [f32; 4] = std::array::from_fn(|i| eight[i] + eight[i + 4]);
-    (four[0] + four[2]) + (four[1] + four[3])
+    folded(group, |a, b| a + b)
+}
+
+/// What `join` makes of a group, by halves: the first half with the second, and so on.
+#[inline(always)]
+pub(crate) fn folded(group: &Lanes, join: impl Fn(f32, f32) -> f32) -> f32 {
+    let eight: [f32; 8] = std::array::from_fn(|i| join(group[i], group[i + 8]));
+    let four: [f32; 4] = std::array::from_fn(|i| join(eight[i], eight[i + 4]));
+    join(join(four[0], four[2]), join(four[1], four[3]))
 }
 
 /// 2^x to a relative error of 2e-7, for x clamped to ±126: rounding to an exponent and a minimax polynomial of degree 5 on the rest.

@@ -39,7 +39,7 @@ struct Ending {
 }
 
 /// out[m, n] (rows `out_stride` apart) = or += scale · a[m, k] · b[k, n], on the calling thread. Where b lies neither row by row nor in panels, the
-/// columns of one panel are copied at a time: what is copied is in the first-level cache when it is read.
+/// columns of a few panels are copied at a time: what is copied is in the first-level cache when it is read.
 #[allow(clippy::too_many_arguments)]
 pub(crate) fn small_product<'a>(
     m: usize,
@@ -52,15 +52,27 @@ pub(crate) fn small_product<'a>(
     out_stride: usize,
     into: Into,
 ) {
+    product_into(m, n, k, a, b, scale, into, Output::new(out, out_stride));
+}
+
+/// The same with rows of an output that tasks share.
+#[allow(clippy::too_many_arguments)]
+pub(crate) fn product_into<'a>(
+    m: usize,
+    n: usize,
+    k: usize,
+    a: Matrix<'_>,
+    b: impl std::convert::Into<Right<'a>>,
+    scale: f32,
+    into: Into,
+    out: Output,
+) {
     if m == 0 || n == 0 {
         return;
     }
     let b = b.into();
-    check(m, n, k, a, b);
-    assert!(out_stride >= n && reach(m, n, out_stride, 1) < out.len(), "output is too short");
-    let ending = Ending { scale, into };
-    let out = Output { values: Shared::new(out), stride: out_stride };
-    panels(m, 0..n, k, a, b, ending, out);
+    check(m, n, k, a, b, out);
+    panels(m, 0..n, k, a, b, Ending { scale, into }, out);
 }
 
 /// The same for few rows of a large product, on as many threads as rayon has.
@@ -76,13 +88,10 @@ pub(crate) fn few_rows_product<'a>(
     out_stride: usize,
     into: Into,
 ) {
-    let b = b.into();
-    check(m, n, k, a, b);
-    assert!(out_stride >= n && reach(m, n, out_stride, 1) < out.len(), "output is too short");
-    let ending = Ending { scale, into };
-    let out = Output { values: Shared::new(out), stride: out_stride };
+    let (b, out) = (b.into(), Output::new(out, out_stride));
+    check(m, n, k, a, b, out);
     parallel::for_each(n.div_ceil(COLUMNS), m * n * k / (2 * LANES), |task| {
-        panels(m, task * COLUMNS..n.min((task + 1) * COLUMNS), k, a, b, ending, out);
+        panels(m, task * COLUMNS..n.min((task + 1) * COLUMNS), k, a, b, Ending { scale, into }, out);
     });
 }
 
@@ -95,7 +104,8 @@ fn reach(rows: usize, cols: usize, row_stride: usize, col_stride: usize) -> usiz
 }
 
 /// Panics where an operand is too short.
-fn check(m: usize, n: usize, k: usize, a: Matrix<'_>, b: Right<'_>) {
+fn check(m: usize, n: usize, k: usize, a: Matrix<'_>, b: Right<'_>, out: Output) {
+    assert!(out.stride >= n && out.start + reach(m, n, out.stride, 1) < out.values.len(), "output is too short");
     assert!(k == 0 || reach(m, k, a.row_stride, a.col_stride) < a.data.len(), "left operand is too short");
     let long_enough = match b {
         Right::Matrix(b) => k == 0 || reach(k, n, b.row_stride, b.col_stride) < b.data.len(),
@@ -138,11 +148,28 @@ fn most_sums() -> usize {
     4
 }
 
-/// Where the sums go; tasks write columns of their own.
+/// Where the sums go.
 #[derive(Clone, Copy)]
-struct Output {
+pub(crate) struct Output {
     values: Shared,
+    start: usize,
     stride: usize,
+}
+
+impl Output {
+    /// Rows that lie `stride` apart.
+    fn new(values: &mut [f32], stride: usize) -> Self {
+        Self { values: Shared::new(values), start: 0, stride }
+    }
+
+    /// Rows that lie `stride` apart, the first at `start`.
+    ///
+    /// # Safety
+    /// No other task may touch the elements of a product while it is written to them.
+    #[allow(unsafe_code)]
+    pub unsafe fn shared(values: Shared, start: usize, stride: usize) -> Self {
+        Self { values, start, stride }
+    }
 }
 
 /// A few panels of the right operand, of sixteen columns each, and the output's columns that they make.
@@ -246,8 +273,9 @@ impl Strip<'_> {
             for (q, sum) in sums.iter().enumerate() {
                 #[allow(unsafe_code)]
                 // SAFETY: each task owns its columns.
-                let target =
-                    unsafe { out.values.slice((i + r) * out.stride + self.at + q * LANES, (self.width - q * LANES).min(LANES)) };
+                let target = unsafe {
+                    out.values.slice(out.start + (i + r) * out.stride + self.at + q * LANES, (self.width - q * LANES).min(LANES))
+                };
                 let scaled = match into {
                     Into::Overwrite => lanes(|l| scale * sum[l]),
                     Into::Accumulate => {

@@ -1,11 +1,12 @@
 //! Keys and values in the CPU's memory, as its kernel reads them.
 
 use super::room_for;
-use crate::cpu::{Rows, prefetch, with_rows};
+use crate::cpu::{Rows, with_rows};
 use crate::gemm::Matrix;
 use crate::panels::{Panels, transpose};
 use crate::simd::LANES;
 use candle_core::{Device, Result, Tensor, bail};
+use std::ops::{Deref, DerefMut};
 
 /// Keys and values in f32. Sixteen tokens' keys form a panel, so that the scores of a query are sums of whole registers, and what a head reads of a
 /// sequence are a few long runs of memory.
@@ -17,16 +18,16 @@ pub struct Host {
     /// Tokens that there is memory for, a multiple of sixteen.
     room: usize,
     /// [batch, room / 16, width, 16].
-    keys: Vec<f32>,
+    keys: Lines,
     /// [batch, room, width].
-    values: Vec<f32>,
+    values: Lines,
 }
 
 impl Host {
     /// Zeros for so many tokens.
     fn zeros(batch: usize, width: usize, room: usize) -> Self {
         let room = room.next_multiple_of(LANES);
-        let zeros = || vec![0.0; batch * width * room];
+        let zeros = || Lines::zeros(batch * width * room);
         Self { batch, width, tokens: 0, room, keys: zeros(), values: zeros() }
     }
 
@@ -49,29 +50,15 @@ impl Host {
         Matrix::rows(&self.values[b * self.room * self.width + column..], self.width)
     }
 
-    /// Has the processor fetch the keys and values of `tokens` tokens in `width` columns from `column` on, of a sequence which need not exist. All of a
-    /// batch's are more than its caches hold.
-    pub(crate) fn prefetch(&self, b: usize, column: usize, width: usize, tokens: usize) {
-        let first = b * self.room * self.width;
-        for panel in 0..tokens.div_ceil(LANES) {
-            let start = first + (panel * self.width + column) * LANES;
-            (0..width).for_each(|line| prefetch(self.keys.as_ptr().wrapping_add(start + line * LANES)));
-        }
-        for token in 0..tokens {
-            let start = first + token * self.width + column;
-            (0..width).step_by(LANES).for_each(|at| prefetch(self.values.as_ptr().wrapping_add(start + at)));
-        }
-    }
-
     /// The keys, [batch, tokens, width].
     pub(super) fn keys(&self) -> Result<Tensor> {
-        let panels = Tensor::from_slice(&self.keys, (self.batch, self.room / LANES, self.width, LANES), &Device::Cpu)?;
+        let panels = Tensor::from_slice(&*self.keys, (self.batch, self.room / LANES, self.width, LANES), &Device::Cpu)?;
         panels.transpose(2, 3)?.contiguous()?.reshape((self.batch, self.room, self.width))?.narrow(1, 0, self.tokens)
     }
 
     /// The values, [batch, tokens, width].
     pub(super) fn values(&self) -> Result<Tensor> {
-        Tensor::from_slice(&self.values, (self.batch, self.room, self.width), &Device::Cpu)?.narrow(1, 0, self.tokens)
+        Tensor::from_slice(&*self.values, (self.batch, self.room, self.width), &Device::Cpu)?.narrow(1, 0, self.tokens)
     }
 
     /// Adds keys and values of further tokens, [batch, more, width].
@@ -159,4 +146,35 @@ impl Host {
 /// Writes a row into a lane of a panel.
 fn write_lane(row: &[f32], lane: usize, panel: &mut [f32]) {
     panel[lane..].iter_mut().step_by(LANES).zip(row).for_each(|(value, key)| *value = *key);
+}
+
+/// Floats from the start of a line of the cache on: a register's worth that lies across two lines takes twice as long to read.
+#[derive(Debug)]
+struct Lines {
+    memory: Vec<f32>,
+    start: usize,
+    len: usize,
+}
+
+impl Lines {
+    fn zeros(len: usize) -> Self {
+        const LINE: usize = LANES * size_of::<f32>();
+        let memory = vec![0.0; len + LANES];
+        let start = memory.as_ptr().align_offset(LINE).min(LANES);
+        Self { memory, start, len }
+    }
+}
+
+impl Deref for Lines {
+    type Target = [f32];
+
+    fn deref(&self) -> &[f32] {
+        &self.memory[self.start..][..self.len]
+    }
+}
+
+impl DerefMut for Lines {
+    fn deref_mut(&mut self) -> &mut [f32] {
+        &mut self.memory[self.start..][..self.len]
+    }
 }
