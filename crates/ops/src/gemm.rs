@@ -50,9 +50,12 @@ pub fn multiply(m: usize, n: usize, k: usize, a: Matrix<'_>, b: Matrix<'_>, scal
 /// activations of a training step that gradients of low rank are made of, is read faster once it is packed.
 const MOST_IN_CACHE: usize = 1 << 17;
 
+/// Most rows of such a product; the general one packs its operands for more of them as fast.
+const MOST_ROWS: usize = 128;
+
 /// Whether a product is one of few rows with a matrix that can be read as it lies: the general product would spend its time on packing.
 fn is_of_few_rows(m: usize, n: usize, k: usize, a: Matrix<'_>, b: Matrix<'_>) -> bool {
-    (2..=32).contains(&m) && n >= LANES && (1..=MOST_IN_CACHE).contains(&(k * n)) && a.col_stride == 1 && b.col_stride == 1
+    (2..=MOST_ROWS).contains(&m) && n >= LANES && (1..=MOST_IN_CACHE).contains(&(k * n)) && a.col_stride == 1 && b.col_stride == 1
 }
 
 /// scale · a[m, k] · b[k, n] in fresh memory, on as many threads as rayon has.

@@ -138,15 +138,18 @@ pub(crate) fn gathered(m: Matrix<'_>, rows: usize, cols: usize) -> Vec<f32> {
     copy
 }
 
-/// Registers' worth of sums of a tile, a power of two: with AVX-512 eight, elsewhere four, which have two registers each. Fewer would wait for each
-/// other; more, and the compiler keeps them in memory.
+/// Registers' worth of sums of a tile, a power of two: with AVX-512 sixteen, elsewhere four, which have two registers each. A tile of four rows and
+/// four panels reads half as much for each sum as one of eight rows and one panel.
 fn most_sums() -> usize {
     #[cfg(target_arch = "x86_64")]
     if std::arch::is_x86_feature_detected!("avx512f") {
-        return 8;
+        return 16;
     }
     4
 }
+
+/// Most rows of a tile where there are panels enough.
+const MOST_ROWS: usize = 4;
 
 /// Where the sums go.
 #[derive(Clone, Copy)]
@@ -188,7 +191,7 @@ struct Strip<'a> {
 /// The columns from a multiple of [`LANES`] on.
 fn panels(m: usize, columns: Range<usize>, k: usize, a: Matrix<'_>, b: Right<'_>, ending: Ending, out: Output) {
     let most = most_sums();
-    let together = most / m.next_power_of_two().min(most);
+    let together = most / m.next_power_of_two().min(MOST_ROWS);
     let (mut copy, mut at) = (Vec::new(), columns.start);
     while at < columns.end {
         let count = match (columns.end - at).div_ceil(LANES).min(together) {
@@ -250,7 +253,7 @@ impl Strip<'_> {
             self.tile::<8, P>(a, i, out);
             i += 8;
         }
-        while P <= 2 && most >= 4 * P && i + 4 <= m {
+        while most >= 4 * P && i + 4 <= m {
             self.tile::<4, P>(a, i, out);
             i += 4;
         }
