@@ -7,7 +7,8 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 
 /// Copies of the weights of linear layers that are stored column by column: a step that decodes a few sequences reads them as they lie, where it
-/// would spend more time on laying out each weight than on multiplying by it. A weight is copied when it is first used.
+/// would spend more time on laying out each weight than on multiplying by it. A weight is copied when it is first used, and large ones, which take
+/// longer to read than to lay out, never.
 #[derive(Default)]
 pub struct ColumnWeights(Mutex<HashMap<ParamKey, Copied>>);
 
@@ -17,7 +18,7 @@ struct Copied {
 }
 
 impl ColumnWeights {
-    /// The parameter's value [out, in], stored so.
+    /// The parameter's value [out, in], stored so where that is of use.
     pub(crate) fn get(&self, param: &Param) -> Result<Var> {
         let value = param.value();
         let mut copies = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -25,7 +26,7 @@ impl ColumnWeights {
         if let Some(copied) = present {
             return Ok(Var::constant(copied.copy.clone()));
         }
-        let copy = stored_by_columns(&value)?;
+        let copy = stored_by_columns(&value)?.unwrap_or_else(|| value.clone());
         copies.insert(param.key(), Copied { of: value, copy: copy.clone() });
         Ok(Var::constant(copy))
     }

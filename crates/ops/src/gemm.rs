@@ -46,16 +46,21 @@ pub fn multiply(m: usize, n: usize, k: usize, a: Matrix<'_>, b: Matrix<'_>, scal
     multiply_on(parallelism(m * n * k), m, n, k, a, b, scale, out, out_stride, into);
 }
 
+/// Most rows of a product with a matrix that is read as it lies; with more of them the general product is as fast, for all its packing.
+const MOST_ROWS: usize = 128;
+
 /// Most elements of a right operand that is read as it lies: half a MiB, which stays in the cache next to the core. A larger one, such as the
 /// activations of a training step that gradients of low rank are made of, is read faster once it is packed.
 const MOST_IN_CACHE: usize = 1 << 17;
 
-/// Most rows of such a product; the general one packs its operands for more of them as fast.
-const MOST_ROWS: usize = 128;
+/// Whether a right operand [k, n] that lies row by row is read as it lies where it has few rows to be multiplied by.
+pub(crate) fn read_as_it_lies(k: usize, n: usize) -> bool {
+    n >= LANES && (1..=MOST_IN_CACHE).contains(&(k * n))
+}
 
 /// Whether a product is one of few rows with a matrix that can be read as it lies: the general product would spend its time on packing.
 fn is_of_few_rows(m: usize, n: usize, k: usize, a: Matrix<'_>, b: Matrix<'_>) -> bool {
-    (2..=MOST_ROWS).contains(&m) && n >= LANES && (1..=MOST_IN_CACHE).contains(&(k * n)) && a.col_stride == 1 && b.col_stride == 1
+    (2..=MOST_ROWS).contains(&m) && read_as_it_lies(k, n) && a.col_stride == 1 && b.col_stride == 1
 }
 
 /// scale · a[m, k] · b[k, n] in fresh memory, on as many threads as rayon has.

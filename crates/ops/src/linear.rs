@@ -4,7 +4,7 @@
 //! x and h = x Aᵀ, with x shared among all layers that read it.
 
 use crate::cpu::{is_f32_cpu, with_rows};
-use crate::gemm::Matrix;
+use crate::gemm::{Matrix, read_as_it_lies};
 use crate::products::{Operand, Product, product, sum_of_products};
 use crate::small_product::gathered;
 use crate::tape::{Backward, InputGradients, Tape, Var};
@@ -146,19 +146,21 @@ impl LowRank {
 }
 
 /// The weight [out, in] as a view of a copy that is stored column by column, for [`Tape::linear`] with few rows: it then reads the weight as it
-/// lies, where a weight that is stored row by row would have to be laid out anew for each product.
+/// lies, where a weight that is stored row by row would have to be laid out anew for each product. None for a weight of so many elements, or in
+/// such a place, that the copy would change nothing.
 ///
 /// # Errors
 /// Where the weight is no matrix.
-pub fn stored_by_columns(weight: &Tensor) -> Result<Tensor> {
+pub fn stored_by_columns(weight: &Tensor) -> Result<Option<Tensor>> {
     let (out_dim, in_dim) = weight.dims2()?;
-    if !is_f32_cpu(weight) {
-        return weight.t()?.contiguous()?.t();
+    if !is_f32_cpu(weight) || !read_as_it_lies(in_dim, out_dim) {
+        return Ok(None);
     }
-    with_rows(weight, |rows| {
+    let copy = with_rows(weight, |rows| {
         let columns = gathered(Matrix::rows(rows.data(), rows.stride).t(), in_dim, out_dim);
         Tensor::from_vec(columns, (in_dim, out_dim), weight.device())?.t()
-    })
+    })?;
+    Ok(Some(copy))
 }
 
 fn with_last(dims: &[usize], last: usize) -> Vec<usize> {
@@ -265,6 +267,17 @@ mod tests {
     }
 
     const UPDATED: [&[usize]; 9] = [&[2, 3, 4], &[5, 4], &[5], &[2, 4], &[5, 2], &[3, 4], &[2, 3], &[2, 4], &[3, 2]];
+
+    #[test]
+    fn small_weights_are_stored_by_columns_and_large_ones_stay() -> Result<()> {
+        let small = random(&[48, 37], 1, DType::F32);
+        let stored = stored_by_columns(&small)?.unwrap();
+        assert_eq!(stored.stride(), [1, 48]);
+        assert_eq!(stored.to_vec2::<f32>()?, small.to_vec2::<f32>()?);
+        assert!(stored_by_columns(&random(&[512, 512], 1, DType::F32))?.is_none());
+        assert!(stored_by_columns(&random(&[48, 37], 1, DType::F64))?.is_none());
+        Ok(())
+    }
 
     #[test]
     fn a_weight_stored_by_columns_is_neither_copied_nor_are_its_gradients_transposed() -> Result<()> {
