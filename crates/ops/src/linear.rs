@@ -5,8 +5,8 @@
 
 use crate::cpu::{is_f32_cpu, with_rows};
 use crate::gemm::{Matrix, read_as_it_lies};
+use crate::panels::columns_of;
 use crate::products::{Operand, Product, product, sum_of_products};
-use crate::small_product::gathered;
 use crate::tape::{Backward, InputGradients, Tape, Var};
 use candle_core::{Result, Tensor};
 use std::ops::Range;
@@ -157,8 +157,7 @@ pub fn stored_by_columns(weight: &Tensor) -> Result<Option<Tensor>> {
         return Ok(None);
     }
     let copy = with_rows(weight, |rows| {
-        let columns = gathered(Matrix::rows(rows.data(), rows.stride).t(), in_dim, out_dim);
-        Tensor::from_vec(columns, (in_dim, out_dim), weight.device())?.t()
+        Tensor::from_vec(columns_of(Matrix::rows(rows.data(), rows.stride), out_dim, in_dim), (in_dim, out_dim), weight.device())?.t()
     })?;
     Ok(Some(copy))
 }

@@ -1,8 +1,9 @@
 //! Matrices that lie sixteen columns at a time, as products of small matrices read their right operand.
 
-use crate::cpu::unwritten;
+use crate::cpu::{buffer, unwritten};
 use crate::gemm::Matrix;
-use crate::simd::{LANES, lanes};
+use crate::simd::{LANES, lanes, store};
+use std::ops::Range;
 
 /// b[k, n] in panels of [`LANES`] columns: element (p, j) is `data[j / LANES * stride + p * LANES + j % LANES]`. The last panel is whole, too:
 /// what stands behind column n shows in no product.
@@ -37,15 +38,25 @@ pub(crate) fn transposed(rows: Matrix<'_>, n: usize, k: usize) -> Vec<f32> {
     panels
 }
 
-/// The transpose of these rows, all that `panel` has lanes for or fewer, into its first lanes; zeros into the others.
-pub(crate) fn transpose(m: Matrix<'_>, rows: std::ops::Range<usize>, panel: &mut [f32]) {
-    let k = panel.len() / LANES;
-    let row = |l: usize| &m.data[(rows.start + l) * m.row_stride..][..k];
-    if rows.len() == LANES && m.col_stride == 1 {
-        let rows: [&[f32]; LANES] = std::array::from_fn(row);
-        for (p, out) in panel.chunks_exact_mut(LANES).enumerate() {
-            out.copy_from_slice(&lanes(|l| rows[l][p]));
+/// The transpose of rows[n, k], row by row.
+pub(crate) fn columns_of(rows: Matrix<'_>, n: usize, k: usize) -> Vec<f32> {
+    let (mut columns, mut panel) = (buffer(n * k), buffer(k * LANES));
+    for first in (0..n).step_by(LANES) {
+        let count = LANES.min(n - first);
+        transpose(rows, first..first + count, &mut panel);
+        for (row, part) in columns.chunks_exact_mut(n).zip(panel.chunks_exact(LANES)) {
+            row[first..first + count].copy_from_slice(&part[..count]);
         }
+    }
+    columns
+}
+
+/// The transpose of these rows, all that `panel` has lanes for or fewer, into its first lanes; zeros into the others.
+pub(crate) fn transpose(m: Matrix<'_>, rows: Range<usize>, panel: &mut [f32]) {
+    let k = panel.len() / LANES;
+    if rows.len() == LANES && m.col_stride == 1 {
+        let rows: [&[f32]; LANES] = std::array::from_fn(|l| &m.data[(rows.start + l) * m.row_stride..][..k]);
+        panel.chunks_exact_mut(LANES).enumerate().for_each(|(p, out)| store(out, &lanes(|l| rows[l][p])));
         return;
     }
     for (p, out) in panel.chunks_exact_mut(LANES).enumerate() {
@@ -69,6 +80,30 @@ impl Panels<'_> {
             if let Some(next) = panels.get_mut(i + 1) {
                 next.chunks_exact_mut(LANES).zip(source.chunks_exact(LANES)).for_each(|(to, from)| to[..lane].copy_from_slice(&from[LANES - lane..]));
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn panels_hold_the_transpose_and_can_be_shifted(n in 1usize..70, k in 1usize..50, gap in 0usize..3, by in 0usize..40) {
+            let data: Vec<f32> = (0..n * (k + gap)).map(|i| i as f32).collect();
+            let rows = Matrix::rows(&data, k + gap);
+            let made = transposed(rows, n, k);
+            let at = |panels: &[f32], p: usize, j: usize| panels[j / LANES * k * LANES + p * LANES + j % LANES];
+            let mut further = vec![0.0; (by + n).div_ceil(LANES) * k * LANES];
+            Panels::packed(&made, k).shifted(by, n, &mut further);
+            for (p, j) in (0..k).flat_map(|p| (0..n).map(move |j| (p, j))) {
+                prop_assert_eq!(at(&made, p, j), data[j * (k + gap) + p]);
+                prop_assert_eq!(at(&further, p, j + by), data[j * (k + gap) + p]);
+            }
+            prop_assert!((n..n.next_multiple_of(LANES)).all(|j| (0..k).all(|p| at(&made, p, j) == 0.0)));
+            prop_assert!((0..by).all(|j| (0..k).all(|p| at(&further, p, j) == 0.0)));
         }
     }
 }

@@ -7,7 +7,7 @@
 
 use crate::cpu::Shared;
 use crate::gemm::{Into, Matrix};
-use crate::panels::Panels;
+use crate::panels::{Panels, transpose};
 use crate::parallel;
 use crate::simd::{LANES, Lanes, dispatch, lanes, load, store};
 use std::ops::Range;
@@ -114,30 +114,6 @@ fn check(m: usize, n: usize, k: usize, a: Matrix<'_>, b: Right<'_>, out: Output)
     assert!(long_enough, "right operand is too short");
 }
 
-/// A copy of m[rows, cols] that lies row by row: a transpose where m lies column by column.
-pub(crate) fn gathered(m: Matrix<'_>, rows: usize, cols: usize) -> Vec<f32> {
-    let mut copy = crate::cpu::buffer(rows * cols);
-    if m.row_stride != 1 || rows == 0 {
-        let value = |at: usize| m.data[at / cols * m.row_stride + at % cols * m.col_stride];
-        copy.iter_mut().enumerate().for_each(|(at, copy)| *copy = value(at));
-        return copy;
-    }
-    // Sixteen columns at a time, so that whole lines are read and written.
-    let mut at = 0;
-    while at + LANES <= cols {
-        let columns: [&[f32]; LANES] = std::array::from_fn(|l| &m.data[(at + l) * m.col_stride..][..rows]);
-        for (i, row) in copy.chunks_exact_mut(cols).enumerate() {
-            row[at..at + LANES].copy_from_slice(&lanes(|l| columns[l][i]));
-        }
-        at += LANES;
-    }
-    for j in at..cols {
-        let column = &m.data[j * m.col_stride..][..rows];
-        copy.chunks_exact_mut(cols).zip(column).for_each(|(row, value)| row[j] = *value);
-    }
-    copy
-}
-
 /// Registers' worth of sums of a tile, a power of two: with AVX-512 sixteen, elsewhere four, which have two registers each. A tile of four rows and
 /// four panels reads half as much for each sum as one of eight rows and one panel.
 fn most_sums() -> usize {
@@ -205,7 +181,9 @@ fn panels(m: usize, columns: Range<usize>, k: usize, a: Matrix<'_>, b: Right<'_>
             Right::Matrix(b) if b.col_stride == 1 && width == count * LANES => (&b.data[at.min(b.data.len())..], LANES, b.row_stride),
             Right::Matrix(b) => {
                 copy.resize(count * k * LANES, 0.0);
-                copy_panels(b, at, width, k, &mut copy);
+                for (q, panel) in copy.chunks_exact_mut((k * LANES).max(1)).enumerate() {
+                    transpose(b.t(), at + q * LANES..(at + (q + 1) * LANES).min(columns.end), panel);
+                }
                 (copy.as_slice(), k * LANES, LANES)
             }
         };
@@ -219,28 +197,6 @@ fn panels(m: usize, columns: Range<usize>, k: usize, a: Matrix<'_>, b: Right<'_>
             },
         );
         at += width;
-    }
-}
-
-/// Columns `at..at + width` of b as panels [k, LANES] that lie row by row. The columns behind them repeat the last.
-fn copy_panels(b: Matrix<'_>, at: usize, width: usize, k: usize, panels: &mut [f32]) {
-    for (q, panel) in panels.chunks_exact_mut((k * LANES).max(1)).enumerate() {
-        copy_panel(b, at + q * LANES, (width - q * LANES).min(LANES), panel);
-    }
-}
-
-/// Columns `at..at + width` of b as a panel [k, LANES] that lies row by row. The columns behind them repeat the last.
-fn copy_panel(b: Matrix<'_>, at: usize, width: usize, panel: &mut [f32]) {
-    let k = panel.len() / LANES;
-    if b.row_stride != 1 {
-        for (p, row) in panel.chunks_exact_mut(LANES).enumerate() {
-            row.iter_mut().enumerate().for_each(|(l, value)| *value = b.data[p * b.row_stride + (at + l.min(width - 1)) * b.col_stride]);
-        }
-        return;
-    }
-    let columns: [&[f32]; LANES] = std::array::from_fn(|l| &b.data[(at + l.min(width - 1)) * b.col_stride..][..k]);
-    for (p, row) in panel.chunks_exact_mut(LANES).enumerate() {
-        row.iter_mut().zip(columns).for_each(|(value, column)| *value = column[p]);
     }
 }
 
