@@ -78,7 +78,9 @@ impl Panels<'_> {
             }
             target.for_each(|(to, from)| to[lane..].copy_from_slice(&from[..LANES - lane]));
             if let Some(next) = panels.get_mut(i + 1) {
-                next.chunks_exact_mut(LANES).zip(source.chunks_exact(LANES)).for_each(|(to, from)| to[..lane].copy_from_slice(&from[LANES - lane..]));
+                next.chunks_exact_mut(LANES)
+                    .zip(source.chunks_exact(LANES))
+                    .for_each(|(to, from)| to[..lane].copy_from_slice(&from[LANES - lane..]));
             }
         }
     }
