@@ -29,33 +29,24 @@ pub(crate) fn lanes(f: impl Fn(usize) -> f32) -> Lanes {
 /// The first `LANES` values of `source`, or fewer, padded with zeros.
 #[inline(always)]
 pub(crate) fn load(source: &[f32]) -> Lanes {
-    match source.first_chunk() {
-        Some(whole) => *whole,
-        None => load_part(source),
+    let mut out = [0.0; LANES];
+    if source.len() >= LANES {
+        out.copy_from_slice(&source[..LANES]);
+    } else {
+        out[..source.len()].copy_from_slice(source);
     }
+    out
 }
 
 /// Writes a group, or as much of it as fits.
 #[inline(always)]
 pub(crate) fn store(target: &mut [f32], values: &Lanes) {
-    match target.first_chunk_mut() {
-        Some(whole) => *whole = *values,
-        None => store_part(target, values),
+    let n = target.len().min(LANES);
+    if n == LANES {
+        target[..LANES].copy_from_slice(values);
+    } else {
+        target[..n].copy_from_slice(&values[..n]);
     }
-}
-
-/// Apart from [`load`]: the compiler would otherwise have one call of the library's copy do for a register and for a part of one.
-#[cold]
-#[inline(never)]
-fn load_part(source: &[f32]) -> Lanes {
-    std::array::from_fn(|i| source.get(i).copied().unwrap_or(0.0))
-}
-
-/// Apart from [`store`], for the same reason.
-#[cold]
-#[inline(never)]
-fn store_part(target: &mut [f32], values: &Lanes) {
-    target.iter_mut().zip(values).for_each(|(target, value)| *target = *value);
 }
 
 /// The sum of a group, by halves.

@@ -227,7 +227,6 @@ impl Strip<'_> {
     #[inline(always)]
     fn tile<const R: usize, const P: usize>(&self, a: Matrix<'_>, i: usize, out: Output) {
         let sums = self.sums::<R, P>(a, i);
-        let Ending { scale, into } = self.ending;
         for (r, sums) in sums.iter().enumerate() {
             for (q, sum) in sums.iter().enumerate() {
                 #[allow(unsafe_code)]
@@ -235,14 +234,10 @@ impl Strip<'_> {
                 let target = unsafe {
                     out.values.slice(out.start + (i + r) * out.stride + self.at + q * LANES, (self.width - q * LANES).min(LANES))
                 };
-                let scaled = match into {
-                    Into::Overwrite => lanes(|l| scale * sum[l]),
-                    Into::Accumulate => {
-                        let before = load(target);
-                        lanes(|l| scale.mul_add(sum[l], before[l]))
-                    }
-                };
-                store(target, &scaled);
+                match target.first_chunk_mut() {
+                    Some(whole) => *whole = ended(sum, whole, self.ending),
+                    None => end_part(sum, target, self.ending),
+                }
             }
         }
     }
@@ -267,6 +262,23 @@ impl Strip<'_> {
         }
         sums
     }
+}
+
+/// What becomes of a register's worth of sums where `before` stood.
+#[inline(always)]
+fn ended(sum: &Lanes, before: &Lanes, Ending { scale, into }: Ending) -> Lanes {
+    match into {
+        Into::Overwrite => lanes(|l| scale * sum[l]),
+        Into::Accumulate => lanes(|l| scale.mul_add(sum[l], before[l])),
+    }
+}
+
+/// The same for a part of a register. It stands apart because the compiler would otherwise have one call of the library's copy do for both.
+#[cold]
+#[inline(never)]
+fn end_part(sum: &Lanes, target: &mut [f32], ending: Ending) {
+    let values = ended(sum, &load(target), ending);
+    store(target, &values);
 }
 
 #[cfg(test)]
