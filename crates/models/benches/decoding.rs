@@ -2,8 +2,8 @@
 //! the reading of the prompts, and in the steps behind it. With `RAYON_NUM_THREADS=1` these are seconds of processor time, which leave out what
 //! else the machine does; otherwise seconds by the clock.
 //!
-//! Prompts have 32 to 63 tokens, sorted by length as an evaluation sorts them; each gets 48 new tokens. `-- tiny-llama 16` decodes with that model
-//! only, 16 prompts together.
+//! Prompts have 32 to 63 tokens, sorted by length as an evaluation sorts them; each gets 48 new tokens. One alone and several together take turns,
+//! so that both see the same machine; a line holds the medians of fifteen rounds. `-- tiny-llama 16` decodes with that model only, 16 prompts together.
 
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
@@ -18,29 +18,46 @@ use std::time::Instant;
 
 const PROMPTS: usize = 64;
 const NEW_TOKENS: usize = 48;
+const ROUNDS: usize = 15;
 
 fn prompts(vocabulary: usize) -> Vec<Vec<u32>> {
     let token = |prompt: usize, at: usize| (1 + (prompt * 31 + at * 17) % (vocabulary - 1)) as u32;
     (0..PROMPTS).map(|prompt| (0..32 + prompt / 2).map(|at| token(prompt, at)).collect()).collect()
 }
 
-/// Seconds that it takes to read the prompts and to continue each by `new` tokens, the best of five times.
+/// Seconds that it takes to read the prompts and to continue each by `new` tokens.
 fn seconds(model: &dyn Model, prompts: &[Vec<u32>], together: usize, new: usize) -> f64 {
     let limits = DecodeLimits { max_new_tokens: new, ..DecodeLimits::default() };
-    let once = || {
-        let (started, processor) = (Instant::now(), process_cpu_time().unwrap());
-        let tokens: usize = prompts.chunks(together).flat_map(|batch| greedy(model, batch, &limits).unwrap()).map(|ids| ids.len()).sum();
-        assert_eq!(tokens, prompts.len() * new);
-        let on_one_thread = std::env::var("RAYON_NUM_THREADS").is_ok_and(|threads| threads == "1");
-        if on_one_thread { (process_cpu_time().unwrap() - processor).as_secs_f64() } else { started.elapsed().as_secs_f64() }
-    };
-    (0..5).map(|_| once()).fold(f64::INFINITY, f64::min)
+    let (started, processor) = (Instant::now(), process_cpu_time().unwrap());
+    let tokens: usize = prompts.chunks(together).flat_map(|batch| greedy(model, batch, &limits).unwrap()).map(|ids| ids.len()).sum();
+    assert_eq!(tokens, prompts.len() * new);
+    let on_one_thread = std::env::var("RAYON_NUM_THREADS").is_ok_and(|threads| threads == "1");
+    if on_one_thread { (process_cpu_time().unwrap() - processor).as_secs_f64() } else { started.elapsed().as_secs_f64() }
 }
 
 /// New tokens a second: with the prompts' reading, and of the steps behind it.
 fn rates(model: &dyn Model, prompts: &[Vec<u32>], together: usize) -> [f64; 2] {
     let (read, all) = (seconds(model, prompts, together, 1), seconds(model, prompts, together, NEW_TOKENS));
     [(prompts.len() * NEW_TOKENS) as f64 / all, (prompts.len() * (NEW_TOKENS - 1)) as f64 / (all - read)]
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut values: Vec<f64> = values.collect();
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// The line for one batch size.
+fn compare(model: &dyn Model, prompts: &[Vec<u32>], together: usize) -> String {
+    // Every eighth, so that their lengths are those of all.
+    let some: Vec<_> = prompts.iter().step_by(8).cloned().collect();
+    let rounds: Vec<_> = (0..ROUNDS).map(|_| (rates(model, &some, 1), rates(model, prompts, together))).collect();
+    let part = |i: usize, what: &str| {
+        let (alone, rate) = (median(rounds.iter().map(|round| round.0[i])), median(rounds.iter().map(|round| round.1[i])));
+        let times = median(rounds.iter().map(|round| round.1[i] / round.0[i]));
+        format!("{what} {rate:.0} tokens/s, {times:.1} times {alone:.0}")
+    };
+    format!("{together} together: {}; {}", part(0, "in all"), part(1, "in the steps"))
 }
 
 fn main() {
@@ -51,17 +68,8 @@ fn main() {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../bases").join(name);
         let model = load(&path, &Device::Cpu).unwrap();
         let prompts = prompts(model.vocab_size());
-        // Every eighth, so that their lengths are those of all.
-        let some: Vec<_> = prompts.iter().step_by(8).cloned().collect();
-        let alone = rates(&*model, &some, 1);
-        println!("{name}: alone {:.0} tokens/s, {:.0} in the steps", alone[0], alone[1]);
         for together in [4, 8, 16, 32, 64].into_iter().filter(|together| asked.len() < 2 || wants(&together.to_string())) {
-            let rates = rates(&*model, &prompts, together);
-            let times = [rates[0] / alone[0], rates[1] / alone[1]];
-            println!(
-                "{name}: {together} together {:.0} tokens/s, {:.1} times; {:.0} in the steps, {:.1} times",
-                rates[0], times[0], rates[1], times[1]
-            );
+            println!("{name}, {}", compare(&*model, &prompts, together));
         }
     }
 }
