@@ -8,9 +8,12 @@ use peftbench_ops::Device;
 use peftbench_ops::device::runs_on_threads;
 use peftbench_ops::parallel::side_by_side;
 
-/// Most sequences of a group where threads compute. More would gain little by going together, and their keys, values and states would leave a
-/// core's cache; groups keep every core busy, where one token of one group is too little work to share out.
-const SEQUENCES: usize = 16;
+/// Sequences of a group where threads compute. Of fewer than eight, reading the weights takes as long as computing with them; more than sixteen
+/// would gain little by going together, and their keys, values and states would leave a core's cache. Between the two there are two groups at least:
+/// groups keep the cores busy, where one token of one group is too little work to share out.
+fn group_size(sequences: usize) -> usize {
+    (sequences / 2).clamp(8, 16)
+}
 
 /// A model, and what all groups of prompts share while it decodes them.
 pub(super) struct Shared<'a> {
@@ -39,7 +42,9 @@ pub(super) fn in_groups<P: AsRef<[u32]> + Send, T: Send>(
         return Err(refused(format!("prompt {empty} has no tokens; begin it with the beginning-of-text token")));
     }
     let shared = Shared { model, weights: ColumnWeights::default() };
-    let most = if runs_on_threads(&shared.device()) { (SEQUENCES / sequences.max(1)).max(1) } else { prompts.len() };
+    let sequences = sequences.max(1);
+    let together = group_size(prompts.len() * sequences) / sequences;
+    let most = if runs_on_threads(&shared.device()) { together.max(1) } else { prompts.len() };
     let count = prompts.len().div_ceil(most.max(1)).max(1);
     let size = prompts.len().div_ceil(count).max(1);
     let (mut groups, mut left) = (Vec::new(), prompts.into_iter().peekable());
