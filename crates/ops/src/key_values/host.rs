@@ -52,13 +52,13 @@ impl Host {
 
     /// The keys, [batch, tokens, width].
     pub(super) fn keys(&self) -> Result<Tensor> {
-        let panels = Tensor::from_slice(&*self.keys, (self.batch, self.room / LANES, self.width, LANES), &Device::Cpu)?;
+        let panels = Tensor::from_slice(&self.keys, (self.batch, self.room / LANES, self.width, LANES), &Device::Cpu)?;
         panels.transpose(2, 3)?.contiguous()?.reshape((self.batch, self.room, self.width))?.narrow(1, 0, self.tokens)
     }
 
     /// The values, [batch, tokens, width].
     pub(super) fn values(&self) -> Result<Tensor> {
-        Tensor::from_slice(&*self.values, (self.batch, self.room, self.width), &Device::Cpu)?.narrow(1, 0, self.tokens)
+        Tensor::from_slice(&self.values, (self.batch, self.room, self.width), &Device::Cpu)?.narrow(1, 0, self.tokens)
     }
 
     /// Adds keys and values of further tokens, [batch, more, width].
