@@ -33,7 +33,7 @@ impl Figure for Claims {
     fn draw(&self, data: &Data) -> Option<Drawing> {
         let board = &data.claims.as_ref()?.scoreboard;
         let lines = || board.papers.iter().flat_map(|paper| &paper.lines);
-        let compared = lines().filter(|line| is_compared(line)).count();
+        let compared = lines().filter(|line| line.is_compared()).count();
         if compared == 0 {
             return None;
         }
@@ -51,11 +51,6 @@ impl Figure for Claims {
         );
         Some(Drawing { scene: canvas.finish(&note), csv: numbers(board) })
     }
-}
-
-/// Whether runs were compared for a statement.
-fn is_compared(line: &Line) -> bool {
-    [&line.here, &line.own].into_iter().any(|judgement| !judgement.cells.is_empty())
 }
 
 /// The look of a verdict.
@@ -86,12 +81,15 @@ fn legend(board: &Scoreboard) -> Vec<(Key, String)> {
 
 /// A paper's statements whose differences are shares, or are not.
 fn block(paper: &PaperBoard, relative: bool) -> Option<Block<'static>> {
-    let lines: Vec<&Line> = paper.lines.iter().filter(|line| line.measure().relative == relative && is_compared(line)).collect();
+    let lines: Vec<&Line> = paper.lines.iter().filter(|line| line.measure().relative == relative && line.is_compared()).collect();
     if lines.is_empty() {
         return None;
     }
     let points: Vec<Vec<(Look, Value)>> = lines.iter().map(|line| points(line)).collect();
-    let range = range_of(points.iter().flatten().flat_map(|(_, value)| value.extent()).chain([0.0]));
+    let extents = || points.iter().flatten().flat_map(|(_, value)| value.extent());
+    // Room on both sides of the margin, so that its line is seen.
+    let least = 0.05 * extents().map(f64::abs).fold(0.0, f64::max);
+    let range = range_of(extents().chain([-least, least]));
     let (kind, axis): (_, &str) = match relative {
         true => ("relative differences", "beyond the margin, in the statement's direction, % of the other side"),
         false => ("differences", "beyond the margin, in the statement's direction"),
@@ -106,7 +104,8 @@ fn block(paper: &PaperBoard, relative: bool) -> Option<Block<'static>> {
         cells: points.into_iter().map(Points::Some).collect(),
     };
     let rows = lines.iter().map(|line| RowLabel { group: String::new(), look: None, label: label(line) }).collect();
-    Some(Block { title: format!("{} · {}", paper.id, paper.reference), rows, columns: vec![column] })
+    let title = format!("{} · {}", paper.id, paper.reference);
+    Some(Block { title, rows, columns: vec![column] })
 }
 
 fn percent(value: f64, step: f64) -> String {

@@ -5,7 +5,7 @@ use super::Value;
 use crate::axis::{Scale, decimals};
 use crate::canvas::{Canvas, DOTS, Key, MARGIN, SMALL, WIDTH, bottom_axis, frame};
 use crate::fonts;
-use crate::scene::{Bounds, Color, GRAY, GRID, PAPER, Scene, Text};
+use crate::scene::{Bounds, Color, GRAY, GRID, Scene, Text};
 use crate::style::Look;
 
 /// One model's rows.
@@ -66,7 +66,8 @@ pub(super) fn plain(value: f64, step: f64) -> String {
 
 /// Draws the blocks one below the other.
 pub(super) fn draw(canvas: &mut Canvas, blocks: &[Block<'_>]) {
-    let groups = blocks.iter().flat_map(|b| &b.rows).map(|row| fonts::width(&row.group, SMALL, true) + 20.0).fold(0.0, f64::max).min(400.0);
+    let grouped = blocks.iter().flat_map(|b| &b.rows).filter(|row| !row.group.is_empty());
+    let groups = grouped.map(|row| fonts::width(&row.group, SMALL, true) + 20.0).fold(0.0, f64::max).min(400.0);
     // As wide as they need to be, while there is room for two panels.
     let widest = (WIDTH - 2.0 * MARGIN - groups - 2.0 * (NARROWEST + GAP)).max(300.0);
     let labels = blocks.iter().flat_map(|b| &b.rows).map(|row| fonts::width(&row.label, SMALL, false)).fold(0.0, f64::max).min(widest);
@@ -77,10 +78,12 @@ pub(super) fn draw(canvas: &mut Canvas, blocks: &[Block<'_>]) {
         if !block.title.is_empty() {
             canvas.y += 10.0;
             canvas.scene.text(Text::new(block.title.as_str(), (MARGIN, canvas.y), 13.0).bold());
-            canvas.y += 6.0;
+            canvas.y += 9.0;
         }
+        // A last line that is not full keeps the width of the others.
+        let across = block.columns.len().clamp(1, most);
+        let width = (room - GAP * (across - 1) as f64) / across as f64;
         for columns in block.columns.chunks(most) {
-            let width = (room - GAP * (columns.len() - 1) as f64) / columns.len() as f64;
             draw_chunk(canvas, block, columns, (left, width), (groups, labels));
         }
     }
@@ -186,9 +189,6 @@ fn draw_point(scene: &mut Scene, scale: &Scale, y: f64, look: &Look, value: &Val
             }
             look.draw(scene, (x, y), 4.5);
         }
-        None => {
-            look.draw(scene, (x, y), 4.5);
-            Look { color: PAPER, ..*look }.draw(scene, (x, y), 2.5);
-        }
+        None => look.draw_hollow(scene, (x, y), 4.5),
     }
 }
