@@ -40,14 +40,20 @@ impl Figure for Claims {
         let cells: Vec<&Cell> = data.trained().collect();
         let mut canvas = Canvas::new(self.title(), &data.subtitle(cells.into_iter()));
         canvas.legend(&legend(board));
-        let blocks: Vec<Block<'_>> =
+        let mut blocks: Vec<Block<'_>> =
             board.papers.iter().flat_map(|paper| [false, true].map(|relative| block(paper, relative))).flatten().collect();
+        for second in (1..blocks.len()).rev() {
+            if blocks[second].title == blocks[second - 1].title {
+                blocks[second].title.clear();
+            }
+        }
         draw(&mut canvas, &blocks);
+        let all = lines().count();
+        let others = if compared < all { "; for the others there are no runs here" } else { "" };
         let note = format!(
-            "{compared} of the {} statements; for the others there are no runs here. Measured: mean paired difference over models, tasks and seeds, whiskers its 95 % interval \
+            "{compared} of the {all} statements{others}. Measured: mean paired difference over models, tasks and seeds, whiskers its 95 % interval \
              (Student's t, from the variance over seeds and over paired test items), not corrected for there being several statements; the verdicts are. Hollow: too few \
-             seeds for an interval. Reported: mean over the paper's cells, whiskers their range. Learning rates are each side's own.",
-            lines().count()
+             seeds for an interval. Reported: mean over the paper's cells, whiskers their range. Learning rates are each side's own."
         );
         Some(Drawing { scene: canvas.finish(&note), csv: numbers(board) })
     }
@@ -104,8 +110,7 @@ fn block(paper: &PaperBoard, relative: bool) -> Option<Block<'static>> {
         cells: points.into_iter().map(Points::Some).collect(),
     };
     let rows = lines.iter().map(|line| RowLabel { group: String::new(), look: None, label: label(line) }).collect();
-    let title = format!("{} · {}", paper.id, paper.reference);
-    Some(Block { title, rows, columns: vec![column] })
+    Some(Block { title: format!("{} · {}", paper.id, paper.reference), rows, columns: vec![column] })
 }
 
 fn percent(value: f64, step: f64) -> String {

@@ -80,10 +80,11 @@ pub(super) fn draw(canvas: &mut Canvas, blocks: &[Block<'_>]) {
             canvas.scene.text(Text::new(block.title.as_str(), (MARGIN, canvas.y), 13.0).bold());
             canvas.y += 9.0;
         }
-        // A last line that is not full keeps the width of the others.
-        let across = block.columns.len().clamp(1, most);
+        // As many in each line as can be; a last line that is not full keeps the width of the others.
+        let lines = block.columns.len().div_ceil(most).max(1);
+        let across = block.columns.len().div_ceil(lines).max(1);
         let width = (room - GAP * (across - 1) as f64) / across as f64;
-        for columns in block.columns.chunks(most) {
+        for columns in block.columns.chunks(across) {
             draw_chunk(canvas, block, columns, (left, width), (groups, labels));
         }
     }
