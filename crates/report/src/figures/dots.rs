@@ -98,7 +98,8 @@ fn draw_chunk(canvas: &mut Canvas, block: &Block<'_>, columns: &[Column<'_>], (l
         edges.push(edges[edges.len() - 1] + height);
     }
     let bottom = edges[edges.len() - 1];
-    draw_labels(&mut canvas.scene, block, &edges, label_widths);
+    let right = left + columns.len() as f64 * (width + GAP) - GAP;
+    draw_labels(&mut canvas.scene, block, &edges, label_widths, right);
     for (index, column) in columns.iter().enumerate() {
         let x = left + index as f64 * (width + GAP);
         let panel = Bounds { left: x, top, right: x + width, bottom };
@@ -117,13 +118,14 @@ fn row_height(columns: &[Column<'_>], row: usize) -> f64 {
     ROW + DODGE * columns.iter().map(points).max().unwrap_or(1).saturating_sub(1) as f64
 }
 
-fn draw_labels(scene: &mut Scene, block: &Block<'_>, edges: &[f64], (groups, labels): (f64, f64)) {
+/// Draws what stands left of the rows, and lines between groups as far as the panels go.
+fn draw_labels(scene: &mut Scene, block: &Block<'_>, edges: &[f64], (groups, labels): (f64, f64), right: f64) {
     for (index, row) in block.rows.iter().enumerate() {
         let middle = (edges[index] + edges[index + 1]) / 2.0;
         let begins = index == 0 || block.rows[index - 1].group != row.group;
         if begins && !row.group.is_empty() {
             if index > 0 {
-                scene.line((MARGIN, edges[index]), (WIDTH - MARGIN, edges[index]), GRID, 1.0);
+                scene.line((MARGIN, edges[index]), (right, edges[index]), GRID, 1.0);
             }
             if let Some(look) = row.look {
                 look.draw(scene, (MARGIN + 6.0, middle), 4.5);
