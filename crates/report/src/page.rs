@@ -252,7 +252,7 @@ fn judged(line: &Line, judgement: &Judgement) -> Judged {
     }
     numbers.extend(line.sides.iter().zip([judgement.left, judgement.right]).filter_map(side));
     if judgement.n_pairs > 0 {
-        numbers.push(format!("{} pairs", judgement.n_pairs));
+        numbers.push(format!("{} {}", judgement.n_pairs, if judgement.n_pairs == 1 { "pair" } else { "pairs" }));
     }
     Judged { verdict: judgement.verdict.name(), numbers: numbers.join("; "), reason: judgement.reason.clone() }
 }

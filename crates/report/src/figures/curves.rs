@@ -116,10 +116,11 @@ fn draw(
         }
         canvas.y += 26.0 + PANEL_HEIGHT + 46.0;
     }
-    let note = format!(
-        "Thin lines are seeds, thick ones their mean, with its 95 % t interval at the last step, cut at the frame. {note} {}",
-        super::targets_note(curves.iter().map(|curve| curve.cell))
-    );
+    let seeds = match curves.iter().any(|curve| curve.seeds.len() > 1) {
+        true => "Thin lines are seeds, thick ones their mean, with its 95 % t interval at the last step, cut at the frame.",
+        false => "One seed each.",
+    };
+    let note = format!("{seeds} {note} {}", super::targets_note(curves.iter().map(|curve| curve.cell)));
     Some(Drawing { scene: canvas.finish(&note), csv: numbers(&curves, column) })
 }
 
