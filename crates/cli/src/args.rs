@@ -69,15 +69,36 @@ pub struct ResultsArgs {
     pub results: PathBuf,
 }
 
+/// Where models lie.
+#[derive(Debug, Clone, Args)]
+pub struct ModelArgs {
+    /// Folder of models (DIR/NAME with config.json, or DIR/NAME.gguf), searched before PEFTBENCH_MODELS, `models` and `bases`; repeatable
+    #[arg(long = "models", value_name = "DIR")]
+    folders: Vec<PathBuf>,
+}
+
+impl ModelArgs {
+    /// The folders of models, in the order in which they are searched.
+    pub fn folders(&self) -> Vec<PathBuf> {
+        let variable = std::env::var_os(MODELS_VARIABLE).unwrap_or_default();
+        let variable = std::env::split_paths(&variable).filter(|folder| !folder.as_os_str().is_empty());
+        self.folders.iter().cloned().chain(variable).chain(OWN_MODELS.map(PathBuf::from)).collect()
+    }
+
+    /// An environment in which models are looked at and nothing is computed.
+    pub fn environment(&self) -> Environment {
+        Environment { models: self.folders(), data: None, adapters: Vec::new(), threads: 0, device: DeviceChoice::Auto }
+    }
+}
+
 /// Where models and data lie, and what computes.
 #[derive(Debug, Clone, Args)]
 pub struct InputArgs {
     /// Folder of real data sets [default: `data`, if it is there]; without one only the tasks of the invented world work
     #[arg(long, value_name = "DIR", env = "PEFTBENCH_DATA", hide_env_values = true)]
     pub data: Option<PathBuf>,
-    /// Folder of models (DIR/NAME with config.json, or DIR/NAME.gguf), searched before PEFTBENCH_MODELS, `models` and `bases`; repeatable
-    #[arg(long, value_name = "DIR")]
-    pub models: Vec<PathBuf>,
+    #[command(flatten)]
+    models: ModelArgs,
     /// Folder of an adapter that a run may start from, if its spec names it by `init_adapter`; repeatable
     #[arg(long, value_name = "DIR", hide_short_help = true)]
     pub adapters: Vec<PathBuf>,
@@ -89,12 +110,9 @@ pub struct InputArgs {
 impl InputArgs {
     /// The places a run reads from.
     pub fn environment(&self, threads: usize) -> Environment {
-        let variable = std::env::var_os(MODELS_VARIABLE).unwrap_or_default();
-        let variable = std::env::split_paths(&variable).filter(|folder| !folder.as_os_str().is_empty());
-        let models = self.models.iter().cloned().chain(variable).chain(OWN_MODELS.map(PathBuf::from)).collect();
         let own = || Path::new(OWN_DATA).is_dir().then(|| PathBuf::from(OWN_DATA));
         let data = self.data.clone().or_else(own);
-        Environment { models, data, adapters: self.adapters.clone(), threads, device: self.device }
+        Environment { models: self.models.folders(), data, adapters: self.adapters.clone(), threads, device: self.device }
     }
 }
 

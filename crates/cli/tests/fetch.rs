@@ -21,6 +21,9 @@ fn the_models_of_a_sweep_come_from_another_folder_once() {
     playground.sweep_file("s", "method = \"none\"");
     let ran = playground.expect(0, &["fetch", "tiny"]);
     assert_eq!(ran.stdout, "tiny: bases/tiny\n", "it is there already");
+    let dry = |name: &str| playground.expect(0, &["fetch", name, "--dry-run"]).stdout;
+    assert!(dry("s.toml").starts_with("nothing to download: "));
+    playground.expect(7, &["fetch", "absent", "--dry-run"]);
     fs::rename(playground.path("bases"), playground.path("far")).unwrap();
     playground.expect(7, &["sweep", "s.toml"]);
     for _ in 0..2 {

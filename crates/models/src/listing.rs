@@ -1,4 +1,4 @@
-//! What each architecture reads and offers, as Markdown: `docs/models.md` and `peftbench ls models` are this text.
+//! What each architecture reads and offers, as Markdown: `docs/models.md` and `peftbench ls models --full` are this text.
 //!
 //! The keys of the config are asked of the types that read them, and the slots of a model that is built, so that neither can go stale.
 
@@ -63,7 +63,7 @@ pub fn document() -> Result<String> {
     let types = gguf::supported_types();
     let mut text = format!(
         "# Models\n\n\
-         Written by the program (`peftbench ls models` prints it too): edit `crates/models/src/model.rs`, not this file.\n\n\
+         Written by the program (`peftbench ls models --full` prints it too): edit `crates/models/src/model.rs`, not this file.\n\n\
          A model is a Hugging Face folder: `config.json`, and the weights in `model.safetensors`, or in the shards that\n\
          `model.safetensors.index.json` names, as f32, f16 or bf16; it is computed in f32. Architecture `llama` is also read from a `.gguf`\n\
          file (versions 1 to 3, little endian) with numbers of these types: {types}.\n\n\

@@ -114,6 +114,20 @@ pub fn significant(value: f64) -> String {
     format!("{value:.places$}")
 }
 
+/// Puts thin spaces between thousands.
+pub fn thousands(number: &str) -> String {
+    let (whole, rest) = number.split_once('.').map_or((number, String::new()), |(whole, rest)| (whole, format!(".{rest}")));
+    let digits: Vec<char> = whole.chars().collect();
+    let mut grouped = String::new();
+    for (index, digit) in digits.iter().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) && digits[index - 1].is_ascii_digit() {
+            grouped.push('\u{202f}');
+        }
+        grouped.push(*digit);
+    }
+    grouped + &rest
+}
+
 /// Bytes in MiB.
 pub fn mebibytes(bytes: u64) -> f64 {
     bytes as f64 / 1_048_576.0
@@ -142,6 +156,14 @@ mod tests {
             ("0.6".into(), "0.0".into(), "20".into())
         );
         assert_eq!([50.0, 1.0, 0.2, 0.05].map(significant), ["50", "1", "0.2", "0.05"]);
+    }
+
+    #[test]
+    fn thousands_are_set_apart() {
+        assert_eq!(
+            ["1\u{202f}234\u{202f}567", "999", "12\u{202f}345.6", "-123"],
+            ["1234567", "999", "12345.6", "-123"].map(thousands).each_ref().map(String::as_str)
+        );
     }
 
     #[test]

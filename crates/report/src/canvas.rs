@@ -30,14 +30,14 @@ const NEUTRAL: Look = Look { color: GRAY, marker: Marker::Disc };
 pub enum Key {
     /// A method's marker.
     Method(Look),
+    /// A marker without an interval.
+    Hollow(Look),
     /// A dashed line.
     Dashed,
     /// A dotted line.
     Dotted,
     /// A thin solid line.
     Line,
-    /// A method's solid line.
-    Curve(Look),
     /// A method's line and marker, drawn with a stroke.
     Stroke(Look, Stroke),
     /// A marker with its interval.
@@ -93,10 +93,10 @@ impl Canvas {
         let (scene, y) = (&mut self.scene, self.y);
         match key {
             Key::Method(look) => look.draw(scene, (x + 12.0, y), 5.0),
+            Key::Hollow(look) => look.draw_hollow(scene, (x + 12.0, y), 5.0),
             Key::Dashed => scene.dashed((x, y), (x + 21.0, y), GRAY, 1.5, (5.0, 3.0)),
             Key::Dotted => scene.dashed((x, y), (x + 21.0, y), GRAY, 1.5, DOTS),
             Key::Line => scene.line((x, y), (x + 20.0, y), GRAY, 1.5),
-            Key::Curve(look) => scene.line((x, y), (x + 20.0, y), look.color, 2.5),
             Key::Stroke(look, stroke) => {
                 stroke.path(scene, &[(x, y), (x + 21.0, y)], look.color, 2.0);
                 look.draw(scene, (x + 10.5, y), 4.0);

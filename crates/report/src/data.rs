@@ -1,5 +1,6 @@
 //! What figures and tables are made from: a sweep's tables, read once, with labels, looks and cells worked out.
 
+use crate::axis::thousands;
 use crate::claims::{Paper, Scoreboard};
 use crate::error::{ReportError, Result};
 use crate::labels::Labels;
@@ -110,6 +111,9 @@ pub struct Cell {
     /// How many training settings it was chosen from.
     pub chosen_from: usize,
 }
+
+/// The targets of a configuration that leaves them to its method.
+pub const DEFAULT_TARGETS: &str = "default";
 
 /// The layers of a configuration that restricts nothing.
 pub const ALL_LAYERS: &str = "all";
@@ -291,8 +295,8 @@ fn counted(count: impl std::fmt::Display, noun: &str) -> String {
 fn span(values: impl Iterator<Item = u64>) -> String {
     let values: BTreeSet<u64> = values.collect();
     match (values.first(), values.last()) {
-        (Some(low), Some(high)) if low == high => low.to_string(),
-        (Some(low), Some(high)) => format!("{low}–{high}"),
+        (Some(low), Some(high)) if low == high => thousands(&low.to_string()),
+        (Some(low), Some(high)) => format!("{}–{}", thousands(&low.to_string()), thousands(&high.to_string())),
         _ => "?".to_owned(),
     }
 }

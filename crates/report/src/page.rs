@@ -1,14 +1,15 @@
 //! `report/index.html`: one static page that opens offline. Figures are inlined; links lead to the files beside it.
 
-use crate::axis::mebibytes;
+use crate::axis::{mebibytes, thousands};
 use crate::claims::{Judgement, Line, PaperBoard};
 use crate::data::Data;
 use crate::error::Result;
+use crate::tables::TextTable;
 use crate::tables::results::{score, settings, settings_vary, sorted_rows};
-use minijinja::Environment;
-use minijinja::value::Serde;
+use minijinja::value::{Serde, Value};
+use minijinja::{Environment, HtmlEscape};
 use peftbench_results::rows::Status;
-use peftbench_results::{RunRow, SelectRow};
+use peftbench_results::{RunRow, SelectRow, tables};
 use serde::Serialize;
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -38,8 +39,10 @@ struct Page<'a> {
     figures: &'a [PageFigure],
     columns: Vec<&'static str>,
     rows: Vec<ResultRow>,
-    claims: Vec<ClaimRow>,
+    claims: Vec<ClaimTable>,
     missing: Vec<Missing>,
+    tables: Vec<PageTable<'a>>,
+    parquet: Vec<&'static str>,
     damaged: &'a [(String, String)],
     provenance: Vec<(&'static str, String)>,
     example: Option<&'a str>,
@@ -57,12 +60,30 @@ struct ResultRow {
 struct SortField {
     text: String,
     sort: Option<f64>,
+    /// Whether a narrow page may break it into lines.
+    words: bool,
 }
 
 #[derive(Serialize)]
 struct RunLink {
     id: String,
     seed: u64,
+}
+
+/// A text table as the page lists it.
+#[derive(Serialize)]
+struct PageTable<'a> {
+    id: &'static str,
+    caption: &'a str,
+    note: &'a str,
+}
+
+/// Statements with runs to compare; or, behind a summary, those without.
+#[derive(Serialize)]
+struct ClaimTable {
+    summary: String,
+    open: bool,
+    rows: Vec<ClaimRow>,
 }
 
 /// A statement of a paper.
@@ -96,12 +117,13 @@ struct Missing {
     message: String,
 }
 
-/// The page.
+/// The page, with links to the text tables named.
 ///
 /// # Errors
 /// The template cannot be filled.
-pub fn html(data: &Data, figures: &[PageFigure]) -> Result<String> {
+pub fn html(data: &Data, figures: &[PageFigure], text_tables: &[(&'static str, TextTable)]) -> Result<String> {
     let mut environment = Environment::new();
+    environment.add_filter("breakable", breakable);
     environment.add_template("index.html", TEMPLATE)?;
     let counts: BTreeMap<&str, usize> = data.runs.iter().fold(BTreeMap::new(), |mut counts, run| {
         *counts.entry(run.status.name()).or_default() += 1;
@@ -119,6 +141,8 @@ pub fn html(data: &Data, figures: &[PageFigure]) -> Result<String> {
         rows: rows(data),
         claims: claims(data),
         missing: missing(data),
+        tables: text_tables.iter().map(|(id, table)| PageTable { id, caption: &table.caption, note: &table.note }).collect(),
+        parquet: tables::ALL.iter().map(|(name, _)| *name).collect(),
         damaged: &data.damaged,
         provenance: provenance(&data.runs),
         example,
@@ -133,8 +157,8 @@ fn columns(data: &Data) -> Vec<&'static str> {
         columns.push("training");
     }
     columns.extend([
-        "metric",
         "test score",
+        "metric",
         "valid score",
         "trainable params",
         "% of model",
@@ -151,20 +175,21 @@ fn rows(data: &Data) -> Vec<ResultRow> {
     for run in data.runs.iter().filter(|run| run.status == Status::Done) {
         runs_of.entry(&run.group_id).or_default().push(RunLink { id: run.run_id.clone(), seed: run.seed });
     }
-    let text = |text: String| SortField { text, sort: None };
+    let text = |text: String| SortField { text, sort: None, words: true };
     let number = |value: Option<f64>, places: usize| SortField {
         text: value.map_or_else(|| "–".to_owned(), |value| thousands(&format!("{value:.places$}"))),
         sort: Some(value.unwrap_or(f64::NEG_INFINITY)).filter(|v| v.is_finite()),
+        words: false,
     };
     let row = |(place, row): (crate::data::Place, &peftbench_results::AggregateRow)| {
         let mut fields: Vec<SortField> = [place.model, place.task, place.method, place.targets, place.layers].map(text).into();
         if vary {
-            fields.push(SortField { text: settings(row), sort: Some(row.lr) });
+            fields.push(SortField { text: settings(row), sort: Some(row.lr), words: false });
         }
         let peak = row.train_peak_bytes_median.filter(|_| !row.is_zero_shot()).map(mebibytes);
-        fields.push(text(row.primary_metric.clone()));
-        fields.push(SortField { text: score(row), sort: Some(row.mean) });
+        fields.push(SortField { text: score(row), sort: Some(row.mean), words: false });
         fields.extend([
+            text(row.primary_metric.clone()),
             number(row.valid_mean, 3),
             number(row.num_trainable_params.map(|count| count as f64), 0),
             number(row.trainable_fraction.map(|fraction| 100.0 * fraction), 3),
@@ -179,21 +204,16 @@ fn rows(data: &Data) -> Vec<ResultRow> {
     sorted_rows(data).into_iter().map(row).collect()
 }
 
-/// Puts thin spaces between thousands.
-fn thousands(number: &str) -> String {
-    let (whole, rest) = number.split_once('.').map_or((number, String::new()), |(whole, rest)| (whole, format!(".{rest}")));
-    let digits: Vec<char> = whole.chars().collect();
-    let mut grouped = String::new();
-    for (index, digit) in digits.iter().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) && digits[index - 1].is_ascii_digit() {
-            grouped.push('\u{202f}');
-        }
-        grouped.push(*digit);
-    }
-    grouped + &rest
+/// Escaped text that may be broken into lines behind the marks that join the parts of a name.
+fn breakable(text: &str) -> Value {
+    let piece = |letter: char| {
+        let end = if matches!(letter, '/' | ',' | '_' | ':') { "<wbr>" } else { "" };
+        format!("{}{end}", HtmlEscape(letter.encode_utf8(&mut [0; 4])))
+    };
+    Value::from_safe_string(text.chars().map(piece).collect())
 }
 
-fn claims(data: &Data) -> Vec<ClaimRow> {
+fn claims(data: &Data) -> Vec<ClaimTable> {
     let row = |paper: &PaperBoard, line: &Line| ClaimRow {
         paper: paper.id.clone(),
         text: line.text.clone(),
@@ -209,7 +229,15 @@ fn claims(data: &Data) -> Vec<ClaimRow> {
         source: line.source.clone(),
     };
     let papers = data.claims.iter().flat_map(|claims| &claims.scoreboard.papers);
-    papers.flat_map(|paper| paper.lines.iter().map(move |line| row(paper, line))).collect()
+    let (compared, others): (Vec<_>, Vec<_>) =
+        papers.flat_map(|paper| paper.lines.iter().map(move |line| (paper, line))).partition(|(_, line)| line.is_compared());
+    let rows = |lines: &[(&PaperBoard, &Line)]| lines.iter().map(|(paper, line)| row(paper, line)).collect();
+    let summary = format!("{} {}statements have no runs to compare here", others.len(), if compared.is_empty() { "" } else { "other " });
+    let tables = [
+        ClaimTable { summary: String::new(), open: true, rows: rows(&compared) },
+        ClaimTable { summary, open: compared.is_empty(), rows: rows(&others) },
+    ];
+    tables.into_iter().filter(|table| !table.rows.is_empty()).collect()
 }
 
 fn judged(line: &Line, judgement: &Judgement) -> Judged {
@@ -224,7 +252,7 @@ fn judged(line: &Line, judgement: &Judgement) -> Judged {
     }
     numbers.extend(line.sides.iter().zip([judgement.left, judgement.right]).filter_map(side));
     if judgement.n_pairs > 0 {
-        numbers.push(format!("{} pairs", judgement.n_pairs));
+        numbers.push(format!("{} {}", judgement.n_pairs, if judgement.n_pairs == 1 { "pair" } else { "pairs" }));
     }
     Judged { verdict: judgement.verdict.name(), numbers: numbers.join("; "), reason: judgement.reason.clone() }
 }
@@ -277,9 +305,17 @@ fn provenance(runs: &[RunRow]) -> Vec<(&'static str, String)> {
         ("device", list(&|run| run.device.clone())),
         ("threads", list(&|run| run.threads.map(|threads| threads.to_string()))),
         ("models (BLAKE3)", list(&|run| run.model_hash.as_ref().map(|hash| format!("{} {}", run.model, short(hash))))),
-        ("data (BLAKE3)", list(&|run| run.dataset_hash.as_ref().map(|hash| format!("{} {}", run.task, short(hash))))),
-        ("first start, last end (UTC)", [first, last].into_iter().flatten().collect::<Vec<_>>().join(" – ")),
+        ("examples read (BLAKE3)", list(&|run| run.dataset_hash.as_ref().map(|hash| format!("{} {}", run.task, short(hash))))),
+        (
+            "first start, last end (UTC)",
+            [first, last].into_iter().flatten().map(|time| to_the_second(&time)).collect::<Vec<_>>().join(" – "),
+        ),
     ]
+}
+
+/// `2026-01-31 12:34:56` of an RFC 3339 time in UTC.
+fn to_the_second(time: &str) -> String {
+    time.split(['.', 'Z']).next().unwrap_or(time).replace('T', " ")
 }
 
 #[cfg(test)]
@@ -287,10 +323,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn thousands_are_set_apart() {
-        assert_eq!(
-            ["1\u{202f}234\u{202f}567", "999", "12\u{202f}345.6", "-123"],
-            ["1234567", "999", "12345.6", "-123"].map(thousands).each_ref().map(String::as_str)
-        );
+    fn names_break_behind_their_joints_and_stay_escaped() {
+        assert_eq!(breakable("q_proj,<b>").to_string(), "q_<wbr>proj,<wbr>&lt;b&gt;");
+    }
+
+    #[test]
+    fn times_are_shown_to_the_second() {
+        assert_eq!(["2026-11-25T18:42:54.849656Z", "2026-11-25T18:42:54Z"].map(to_the_second), ["2026-11-25 18:42:54"; 2]);
     }
 }

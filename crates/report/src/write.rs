@@ -57,14 +57,13 @@ pub fn write_report(sweep_dir: &Path, options: &ReportOptions) -> Result<Written
             None => written.empty.push(figure.id()),
         }
     }
-    for (id, make) in &wanted.tables {
-        if let Some(table) = make(&data) {
-            write_table(sweep_dir, id, &table, &mut written)?;
-        }
+    let text_tables: Vec<_> = wanted.tables.iter().filter_map(|(id, make)| Some((*id, make(&data)?))).collect();
+    for (id, table) in &text_tables {
+        write_table(sweep_dir, id, table, &mut written)?;
     }
     if options.only.is_none() {
         let path = sweep_dir.join("report").join("index.html");
-        write_bytes(&path, page::html(&data, &page_figures)?.as_bytes())?;
+        write_bytes(&path, page::html(&data, &page_figures, &text_tables)?.as_bytes())?;
         written.page = Some(path);
     }
     Ok(written)

@@ -119,6 +119,14 @@ fn the_page_is_whole_and_stands_alone() {
     for link in page.split("href=\"../").skip(1).map(|rest| rest.split('"').next().unwrap()) {
         assert!(path.join(link).is_file(), "the page links to {link}, which is not there");
     }
+    for anchor in page.split("href=\"#").skip(1).map(|rest| rest.split('"').next().unwrap()) {
+        assert_eq!(page.matches(&format!(" id=\"{anchor}\"")).count(), 1, "the page links to its own part {anchor}");
+    }
+    // Every table that scrolls can be scrolled by keyboard, and is named.
+    assert_eq!(
+        page.matches("class=\"scroll\"").count(),
+        page.matches("class=\"scroll\" tabindex=\"0\" role=\"region\" aria-label=").count()
+    );
 }
 
 #[test]

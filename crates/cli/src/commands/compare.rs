@@ -24,10 +24,10 @@ const LEVEL: f64 = 0.05;
 /// and the learning rate; of several configurations in one cell the best on validation counts.
 #[derive(Debug, Args)]
 pub struct Compare {
-    /// What is compared
+    /// A method, a selection of runs, a run's id, or a sweep
     #[arg(value_name = "LEFT")]
     left: String,
-    /// With what
+    /// Another of the same kind; differences are left less right
     #[arg(value_name = "RIGHT")]
     right: String,
     /// Sweep whose runs are compared; repeatable [default: all]

@@ -39,8 +39,10 @@ enum Format {
     /// A JSON object a line
     Jsonl,
     /// A Markdown table
+    #[value(alias = "markdown")]
     Md,
     /// A LaTeX table (packages `booktabs` and `longtable`)
+    #[value(alias = "latex")]
     Tex,
 }
 

@@ -109,7 +109,12 @@ impl Wanted {
         let others = Environment { models: verb.from.clone(), ..Environment::default() };
         let mut lines = String::new();
         for name in self.models.iter().filter(|name| own.local_model(name).is_none() && others.local_model(name).is_none()) {
-            if let Some(id) = HubId::parse(name).filter(|id| !hub::is_cached(id, Kind::Model, &settings)) {
+            let Some(id) = HubId::parse(name) else {
+                // No id of the hub: the error says where it was looked for.
+                others.find_model(name)?;
+                continue;
+            };
+            if !hub::is_cached(&id, Kind::Model, &settings) {
                 let found = hub::describe(&id, Kind::Model, &settings)?;
                 let licence = found.licence.unwrap_or_else(|| "see its page".to_owned());
                 lines += &format!("to fetch: model {id}, {}, licence: {licence}\n", size(found.bytes));
@@ -122,6 +127,10 @@ impl Wanted {
                     if hub::is_cached(&id, kind, &settings) { Description::default() } else { hub::describe(&id, kind, &settings)? };
                 lines += &format!("to fetch: data of {} from {id}, {}, licence: {}\n", task.name, size(found.bytes), published.licence);
             }
+        }
+        let known = self.tasks.iter().all(|task| task.published.is_some() || has_data(task, &data_folder(verb)));
+        if lines.is_empty() && verb.dry_run && verb.dataset.is_empty() && known {
+            lines = "nothing to download: all of it is on this machine, or is made where it is needed\n".to_owned();
         }
         output::print(&lines)?;
         Ok(())

@@ -1,7 +1,7 @@
 //! `peftbench import-peft`: what an adapter of Hugging Face PEFT is here.
 
 use crate::adapter_choice;
-use crate::args::{InputArgs, ResultsArgs};
+use crate::args::{ModelArgs, ResultsArgs};
 use crate::exit::Exit;
 use crate::{model_files, output};
 use clap::Args;
@@ -25,7 +25,7 @@ pub struct ImportPeft {
     #[command(flatten)]
     results: ResultsArgs,
     #[command(flatten)]
-    inputs: InputArgs,
+    models: ModelArgs,
 }
 
 /// Checks that the adapter fits its base, and prints what it is.
@@ -33,7 +33,7 @@ pub fn run(verb: &ImportPeft) -> anyhow::Result<Exit> {
     let folder = adapter_choice::folder(&verb.adapter, &verb.results.results)?;
     let adapter = AdapterFolder::open(&folder).map_err(RunError::from)?;
     let name = adapter_choice::base(&adapter, verb.model.as_deref(), &folder)?;
-    let path = verb.inputs.environment(0).find_model(&name)?.path;
+    let path = verb.models.environment().find_model(&name)?.path;
     // Without weights: the names and shapes of the tensors must be the base's.
     adapter.attach(&mut *model_files::shapes(&path)?).map_err(RunError::from)?;
     let base = base(&adapter, &name, &mut *model_files::shapes(&path)?)?;

@@ -1,6 +1,6 @@
 //! `peftbench inspect`: what a target expression selects in a model.
 
-use crate::args::InputArgs;
+use crate::args::ModelArgs;
 use crate::exit::Exit;
 use crate::slot_table::{self, Line};
 use crate::text_table::{self, number, text};
@@ -34,12 +34,12 @@ pub struct Inspect {
     #[arg(long, value_name = "M")]
     method: Option<String>,
     #[command(flatten)]
-    inputs: InputArgs,
+    models: ModelArgs,
 }
 
 /// Selects and prints. Weights are not read.
 pub fn run(verb: &Inspect) -> anyhow::Result<Exit> {
-    let files = verb.inputs.environment(0).find_model(&verb.model)?;
+    let files = verb.models.environment().find_model(&verb.model)?;
     let mut model = model_files::shapes(&files.path)?;
     let selected = select(verb, &mut *model)?;
     let shapes = shapes(&mut *model);

@@ -1,4 +1,4 @@
-//! The table of metrics as Markdown: `docs/metrics.md` and `peftbench ls metrics` are this text.
+//! The table of metrics as Markdown: `docs/metrics.md` and `peftbench ls metrics --full` are this text.
 
 use super::{METRICS, MetricEntry, resolve};
 use peftbench_spec::{Component, SpecError};

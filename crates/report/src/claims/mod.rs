@@ -86,6 +86,11 @@ pub struct Reported {
 }
 
 impl Line {
+    /// Whether there were runs to compare.
+    pub fn is_compared(&self) -> bool {
+        [&self.here, &self.own].into_iter().any(|judgement| !judgement.cells.is_empty())
+    }
+
     /// What is compared.
     pub fn measure(&self) -> &'static Measure {
         self.by

@@ -91,7 +91,7 @@ fn blocks(data: &Data, cells: &[&Cell]) -> Vec<Block<'static>> {
             Column {
                 title: task.to_owned(),
                 axis: metric_title(of_task.iter().map(|cell| &cell.row)),
-                range: metric_range(&shown.collect::<Vec<_>>()),
+                range: metric_range(of_task.iter().map(|cell| &cell.row), &shown.collect::<Vec<_>>()),
                 reference,
                 chance,
                 format: &plain,

@@ -33,29 +33,30 @@ impl Figure for Claims {
     fn draw(&self, data: &Data) -> Option<Drawing> {
         let board = &data.claims.as_ref()?.scoreboard;
         let lines = || board.papers.iter().flat_map(|paper| &paper.lines);
-        let compared = lines().filter(|line| is_compared(line)).count();
+        let compared = lines().filter(|line| line.is_compared()).count();
         if compared == 0 {
             return None;
         }
         let cells: Vec<&Cell> = data.trained().collect();
         let mut canvas = Canvas::new(self.title(), &data.subtitle(cells.into_iter()));
         canvas.legend(&legend(board));
-        let blocks: Vec<Block<'_>> =
+        let mut blocks: Vec<Block<'_>> =
             board.papers.iter().flat_map(|paper| [false, true].map(|relative| block(paper, relative))).flatten().collect();
+        for second in (1..blocks.len()).rev() {
+            if blocks[second].title == blocks[second - 1].title {
+                blocks[second].title.clear();
+            }
+        }
         draw(&mut canvas, &blocks);
+        let all = lines().count();
+        let others = if compared < all { "; for the others there are no runs here" } else { "" };
         let note = format!(
-            "{compared} of the {} statements; for the others there are no runs here. Measured: mean paired difference over models, tasks and seeds, whiskers its 95 % interval \
+            "{compared} of the {all} statements{others}. Measured: mean paired difference over models, tasks and seeds, whiskers its 95 % interval \
              (Student's t, from the variance over seeds and over paired test items), not corrected for there being several statements; the verdicts are. Hollow: too few \
-             seeds for an interval. Reported: mean over the paper's cells, whiskers their range. Learning rates are each side's own.",
-            lines().count()
+             seeds for an interval. Reported: mean over the paper's cells, whiskers their range. Learning rates are each side's own."
         );
         Some(Drawing { scene: canvas.finish(&note), csv: numbers(board) })
     }
-}
-
-/// Whether runs were compared for a statement.
-fn is_compared(line: &Line) -> bool {
-    [&line.here, &line.own].into_iter().any(|judgement| !judgement.cells.is_empty())
 }
 
 /// The look of a verdict.
@@ -86,12 +87,15 @@ fn legend(board: &Scoreboard) -> Vec<(Key, String)> {
 
 /// A paper's statements whose differences are shares, or are not.
 fn block(paper: &PaperBoard, relative: bool) -> Option<Block<'static>> {
-    let lines: Vec<&Line> = paper.lines.iter().filter(|line| line.measure().relative == relative && is_compared(line)).collect();
+    let lines: Vec<&Line> = paper.lines.iter().filter(|line| line.measure().relative == relative && line.is_compared()).collect();
     if lines.is_empty() {
         return None;
     }
     let points: Vec<Vec<(Look, Value)>> = lines.iter().map(|line| points(line)).collect();
-    let range = range_of(points.iter().flatten().flat_map(|(_, value)| value.extent()).chain([0.0]));
+    let extents = || points.iter().flatten().flat_map(|(_, value)| value.extent());
+    // Room on both sides of the margin, so that its line is seen.
+    let least = 0.05 * extents().map(f64::abs).fold(0.0, f64::max);
+    let range = range_of(extents().chain([-least, least]));
     let (kind, axis): (_, &str) = match relative {
         true => ("relative differences", "beyond the margin, in the statement's direction, % of the other side"),
         false => ("differences", "beyond the margin, in the statement's direction"),

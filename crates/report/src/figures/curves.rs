@@ -7,6 +7,7 @@ use crate::csv_text::CsvText;
 use crate::data::{Cell, Data};
 use crate::fonts;
 use crate::scene::{Bounds, Scene, Text};
+use crate::style::Stroke;
 use peftbench_results::RunRow;
 use peftbench_results::rows::Status;
 use peftbench_results::statistics::{mean, t_interval};
@@ -28,7 +29,7 @@ impl Figure for TrainingLoss {
     }
 
     fn reading(&self) -> &'static str {
-        "Loss over the label tokens of each step's batch, smoothed. Each method is shown on the target that is best for it on validation."
+        "Mean loss over the label tokens (of a task over numbers, over its labels) of each step's batch, smoothed. Each method is shown on the target that is best for it on validation."
     }
 
     fn draw(&self, data: &Data) -> Option<Drawing> {
@@ -37,7 +38,10 @@ impl Figure for TrainingLoss {
                 data.steps.iter().filter(|row| row.run_id == run.run_id).filter_map(|row| Some((row.step, row.loss?))).collect();
             smooth(&steps)
         };
-        let axis = |_: &[&Curve<'_>]| "training loss (nats / token)".to_owned();
+        let axis = |curves: &[&Curve<'_>]| {
+            let squared = curves.iter().all(|curve| curve.cell.row.primary_metric == "mse");
+            format!("training loss ({})", if squared { "squared error" } else { "nats / token" })
+        };
         draw(data, self.title(), &series, &axis, "Losses are smoothed by a moving mean over a tenth of the steps.", "training_loss")
     }
 }
@@ -112,10 +116,11 @@ fn draw(
         }
         canvas.y += 26.0 + PANEL_HEIGHT + 46.0;
     }
-    let note = format!(
-        "Thin lines are seeds, thick ones their mean, with its 95 % t interval at the last step, cut at the frame. {note} {}",
-        super::targets_note(curves.iter().map(|curve| curve.cell))
-    );
+    let seeds = match curves.iter().any(|curve| curve.seeds.len() > 1) {
+        true => "Thin lines are seeds, thick ones their mean, with its 95 % t interval at the last step, cut at the frame.",
+        false => "One seed each.",
+    };
+    let note = format!("{seeds} {note} {}", super::targets_note(curves.iter().map(|curve| curve.cell)));
     Some(Drawing { scene: canvas.finish(&note), csv: numbers(&curves, column) })
 }
 
@@ -160,7 +165,7 @@ fn smooth(points: &[(u64, f64)]) -> Vec<(u64, f64)> {
 
 fn legend(data: &Data, curves: &[Curve<'_>]) -> Vec<(Key, String)> {
     let methods: BTreeSet<&str> = curves.iter().map(|curve| curve.cell.place.method.as_str()).collect();
-    methods.into_iter().map(|method| (Key::Curve(data.look(method)), method.to_owned())).collect()
+    methods.into_iter().map(|method| (Key::Stroke(data.look(method), Stroke::of(0)), method.to_owned())).collect()
 }
 
 fn draw_panel(scene: &mut Scene, panel: Bounds, data: &Data, curves: &[&Curve<'_>], axis: &str) {
@@ -181,14 +186,22 @@ fn draw_panel(scene: &mut Scene, panel: Bounds, data: &Data, curves: &[&Curve<'_
         curve.seeds.iter().for_each(|(_, points)| scene.path(place(points), color, 1.0));
     }
     for (index, curve) in curves.iter().enumerate() {
-        let color = data.look(&curve.cell.place.method).color;
-        scene.path(place(&curve.mean), color, 2.0);
+        let look = data.look(&curve.cell.place.method);
+        let (color, points) = (look.color, place(&curve.mean));
+        marked(points.len(), (index, curves.len())).for_each(|point| look.draw(scene, points[point], 3.5));
+        scene.path(points, color, 2.0);
         if let (Some((step, _)), Some((low, high))) = (curve.mean.last(), curve.last) {
             // Side by side, so that intervals of methods that end alike stay apart.
             let at = x.at(*step as f64) + 2.0 + 2.5 * index as f64;
             scene.line((at, y.at(low)), (at, y.at(high)), color, 1.5);
         }
     }
+}
+
+/// Which of `count` points of a curve bear its marker: a few, at other places than those of the other curves.
+fn marked(count: usize, (curve, curves): (usize, usize)) -> impl Iterator<Item = usize> {
+    const MARKS: usize = 5;
+    (0..MARKS).map(move |mark| (count * (mark * curves + curve) + count / 2) / (MARKS * curves)).filter(move |point| *point < count)
 }
 
 fn numbers(curves: &[Curve<'_>], column: &str) -> CsvText {
@@ -209,6 +222,13 @@ fn numbers(curves: &[Curve<'_>], column: &str) -> CsvText {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn markers_of_curves_lie_apart() {
+        let points = |curve| marked(100, (curve, 3)).collect::<Vec<_>>();
+        assert_eq!([points(0), points(1)], [[3, 23, 43, 63, 83], [10, 30, 50, 70, 90]]);
+        assert!(marked(2, (2, 3)).all(|point| point < 2));
+    }
 
     #[test]
     fn smoothing_keeps_lines_and_dampens_noise() {

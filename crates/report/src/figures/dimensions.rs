@@ -1,6 +1,6 @@
 //! Which channels and states of each layer's state space a method has selected.
 
-use super::heat::{left_out, shade};
+use super::heat::{draw_bar, left_out, shade};
 use super::{Drawing, Figure};
 use crate::axis::Scale;
 use crate::canvas::{Canvas, MARGIN, SMALL, WIDTH, bottom_axis, frame};
@@ -46,7 +46,7 @@ impl Figure for Dimensions {
     }
 
     fn reading(&self) -> &'static str {
-        "A strip is a layer's state space: its channels from left to right, the states of each from bottom to top. Blue trains, the darker the more \
+        "A strip is a layer's state space: its channels from left to right, the states of each from bottom to top. Blue trains, the deeper the more \
          seeds agree; orange is pruned."
     }
 
@@ -69,6 +69,7 @@ impl Figure for Dimensions {
             "seeds_pruned",
             "seeds",
         ]);
+        draw_keys(&mut canvas, maps.iter().any(|map| map.prunes()));
         for map in maps.iter().take(MOST) {
             let place = &map.cell.place;
             let title = format!("{} · {} · {} on {} · {}", place.model, place.task, place.method, place.targets, place.layers);
@@ -77,7 +78,8 @@ impl Figure for Dimensions {
             map.numbers(&mut csv);
         }
         let note = format!(
-            "A channel narrower than half a pixel is drawn at that width. Over several seeds the shade is the share of them that selected the state.{}",
+            "A strip is a layer's state space: its channels from left to right, the states of each from bottom to top. A channel narrower than half a \
+             pixel is drawn at that width.{}",
             left_out(maps.len(), MOST)
         );
         Some(Drawing { scene: canvas.finish(&note), csv })
@@ -104,6 +106,22 @@ fn maps(data: &Data) -> Vec<Map<'_>> {
         }
     }
     maps
+}
+
+/// Explains the colours.
+fn draw_keys(canvas: &mut Canvas, prunes: bool) {
+    const WORDS: &str = "seeds that train it:";
+    canvas.y += 4.0;
+    let y = canvas.y;
+    canvas.scene.text(Text::new(WORDS, (MARGIN, y), SMALL));
+    let bar = MARGIN + fonts::width(WORDS, SMALL, false) + 40.0;
+    draw_bar(&mut canvas.scene, (bar, y), ("none", "all"));
+    if prunes {
+        let left = bar + 190.0;
+        canvas.scene.rect(Bounds { left, top: y - 5.0, right: left + 10.0, bottom: y + 5.0 }, PRUNED);
+        canvas.scene.text(Text::new("pruned", (left + 16.0, y), SMALL));
+    }
+    canvas.y += 14.0;
 }
 
 /// Draws the strips below each other; where the next thing begins.
@@ -148,6 +166,10 @@ fn place(strip: Bounds, layer: &Layer, channel: u64, state: Option<u64>) -> Boun
 }
 
 impl Map<'_> {
+    fn prunes(&self) -> bool {
+        self.layers.values().flat_map(|layer| layer.counts.values()).any(|(_, pruned)| *pruned > 0)
+    }
+
     fn numbers(&self, csv: &mut CsvText) {
         let place = &self.cell.place;
         for (index, layer) in &self.layers {

@@ -5,7 +5,7 @@ use super::Value;
 use crate::axis::{Scale, decimals};
 use crate::canvas::{Canvas, DOTS, Key, MARGIN, SMALL, WIDTH, bottom_axis, frame};
 use crate::fonts;
-use crate::scene::{Bounds, Color, GRAY, GRID, PAPER, Scene, Text};
+use crate::scene::{Bounds, Color, GRAY, GRID, Scene, Text};
 use crate::style::Look;
 
 /// One model's rows.
@@ -66,7 +66,8 @@ pub(super) fn plain(value: f64, step: f64) -> String {
 
 /// Draws the blocks one below the other.
 pub(super) fn draw(canvas: &mut Canvas, blocks: &[Block<'_>]) {
-    let groups = blocks.iter().flat_map(|b| &b.rows).map(|row| fonts::width(&row.group, SMALL, true) + 20.0).fold(0.0, f64::max).min(400.0);
+    let grouped = blocks.iter().flat_map(|b| &b.rows).filter(|row| !row.group.is_empty());
+    let groups = grouped.map(|row| fonts::width(&row.group, SMALL, true) + 20.0).fold(0.0, f64::max).min(400.0);
     // As wide as they need to be, while there is room for two panels.
     let widest = (WIDTH - 2.0 * MARGIN - groups - 2.0 * (NARROWEST + GAP)).max(300.0);
     let labels = blocks.iter().flat_map(|b| &b.rows).map(|row| fonts::width(&row.label, SMALL, false)).fold(0.0, f64::max).min(widest);
@@ -77,10 +78,13 @@ pub(super) fn draw(canvas: &mut Canvas, blocks: &[Block<'_>]) {
         if !block.title.is_empty() {
             canvas.y += 10.0;
             canvas.scene.text(Text::new(block.title.as_str(), (MARGIN, canvas.y), 13.0).bold());
-            canvas.y += 6.0;
+            canvas.y += 9.0;
         }
-        for columns in block.columns.chunks(most) {
-            let width = (room - GAP * (columns.len() - 1) as f64) / columns.len() as f64;
+        // As many in each line as can be; a last line that is not full keeps the width of the others.
+        let lines = block.columns.len().div_ceil(most).max(1);
+        let across = block.columns.len().div_ceil(lines).max(1);
+        let width = (room - GAP * (across - 1) as f64) / across as f64;
+        for columns in block.columns.chunks(across) {
             draw_chunk(canvas, block, columns, (left, width), (groups, labels));
         }
     }
@@ -94,7 +98,8 @@ fn draw_chunk(canvas: &mut Canvas, block: &Block<'_>, columns: &[Column<'_>], (l
         edges.push(edges[edges.len() - 1] + height);
     }
     let bottom = edges[edges.len() - 1];
-    draw_labels(&mut canvas.scene, block, &edges, label_widths);
+    let right = left + columns.len() as f64 * (width + GAP) - GAP;
+    draw_labels(&mut canvas.scene, block, &edges, label_widths, right);
     for (index, column) in columns.iter().enumerate() {
         let x = left + index as f64 * (width + GAP);
         let panel = Bounds { left: x, top, right: x + width, bottom };
@@ -113,13 +118,14 @@ fn row_height(columns: &[Column<'_>], row: usize) -> f64 {
     ROW + DODGE * columns.iter().map(points).max().unwrap_or(1).saturating_sub(1) as f64
 }
 
-fn draw_labels(scene: &mut Scene, block: &Block<'_>, edges: &[f64], (groups, labels): (f64, f64)) {
+/// Draws what stands left of the rows, and lines between groups as far as the panels go.
+fn draw_labels(scene: &mut Scene, block: &Block<'_>, edges: &[f64], (groups, labels): (f64, f64), right: f64) {
     for (index, row) in block.rows.iter().enumerate() {
         let middle = (edges[index] + edges[index + 1]) / 2.0;
         let begins = index == 0 || block.rows[index - 1].group != row.group;
         if begins && !row.group.is_empty() {
             if index > 0 {
-                scene.line((MARGIN, edges[index]), (WIDTH - MARGIN, edges[index]), GRID, 1.0);
+                scene.line((MARGIN, edges[index]), (right, edges[index]), GRID, 1.0);
             }
             if let Some(look) = row.look {
                 look.draw(scene, (MARGIN + 6.0, middle), 4.5);
@@ -186,9 +192,6 @@ fn draw_point(scene: &mut Scene, scale: &Scale, y: f64, look: &Look, value: &Val
             }
             look.draw(scene, (x, y), 4.5);
         }
-        None => {
-            look.draw(scene, (x, y), 4.5);
-            Look { color: PAPER, ..*look }.draw(scene, (x, y), 2.5);
-        }
+        None => look.draw_hollow(scene, (x, y), 4.5),
     }
 }

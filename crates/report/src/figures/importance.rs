@@ -44,9 +44,12 @@ impl Figure for Importance {
         }
         let mut canvas = Canvas::new(self.title(), &data.subtitle(pairs.iter().flat_map(|pair| [pair.first, pair.second])));
         let mut csv = CsvText::new(&["model", "task", "method", "targets", "first", "second", "seed", "rank_correlation"]);
-        let mut models: BTreeMap<(&str, &str), Vec<&Pair<'_>>> = BTreeMap::new();
-        pairs.iter().for_each(|pair| models.entry((&pair.first.place.model, &pair.first.place.task)).or_default().push(pair));
-        let blocks: Vec<Block<'_>> = models.into_iter().map(|((model, task), pairs)| block(data, model, task, &pairs)).collect();
+        let mut alike: BTreeMap<[&str; 4], Vec<&Pair<'_>>> = BTreeMap::new();
+        for pair in &pairs {
+            let place = &pair.first.place;
+            alike.entry([&place.model, &place.task, &place.method, &place.targets]).or_default().push(pair);
+        }
+        let blocks: Vec<Block<'_>> = alike.into_iter().map(|(shared, pairs)| block(data, shared, &pairs)).collect();
         draw(&mut canvas, &blocks);
         for pair in &pairs {
             let place = &pair.first.place;
@@ -61,7 +64,8 @@ impl Figure for Importance {
     }
 }
 
-fn block<'a>(data: &Data, model: &str, task: &str, pairs: &[&Pair<'_>]) -> Block<'a> {
+/// The pairs that share model, task, method and targets.
+fn block<'a>(data: &Data, [model, task, method, targets]: [&str; 4], pairs: &[&Pair<'_>]) -> Block<'a> {
     let label = |pair: &&Pair<'_>| {
         let short = |cell: &Cell| cell.place.layers.trim_start_matches("all · ").to_owned();
         format!("{}  ~  {}", short(pair.first), short(pair.second))
@@ -74,7 +78,7 @@ fn block<'a>(data: &Data, model: &str, task: &str, pairs: &[&Pair<'_>]) -> Block
         mean(&values).map_or_else(|| Points::Absent("no order".to_owned()), |center| Points::Some(vec![(look, Value { center, ends })]))
     };
     let column = Column {
-        title: format!("{task} · {} on {}", pairs[0].first.place.method, pairs[0].first.place.targets),
+        title: format!("{task} · {method} on {targets}"),
         axis: "rank correlation over the layers".to_owned(),
         range: (-1.0, 1.0),
         reference: Some(Value { center: 0.0, ends: None }),

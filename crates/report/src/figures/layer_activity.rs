@@ -79,7 +79,7 @@ impl Figure for LayerActivity {
             canvas.y = top + height + 50.0;
         }
         let note = "Steps are gathered into at most 80 columns. The importance of a column is that of its last step with a record; shades of importance begin at a \
-                    tenth, so that a layer without one stays white.";
+                    tenth, so that a layer without one stays blank.";
         Some(Drawing { scene: canvas.finish(&format!("{note}{}", left_out(all.len(), MOST))), csv })
     }
 }

@@ -90,28 +90,51 @@ impl Value {
     }
 }
 
-/// The title of an axis with the primary metric of these configurations.
-pub(crate) fn metric_title<'a>(rows: impl Iterator<Item = &'a AggregateRow>) -> String {
-    let mut within: BTreeMap<(&str, bool), bool> = BTreeMap::new();
-    for row in rows {
-        let all = within.entry((row.primary_metric.as_str(), row.primary_higher_is_better)).or_insert(true);
-        *all &= (0.0..=1.0).contains(&row.mean);
+/// Metrics that go from -1 to 1.
+const CORRELATIONS: [&str; 1] = ["matthews"];
+
+/// Between which values a metric lies: a correlation between -1 and 1, a share (one of which all values are shares) between 0 and 1.
+fn metric_ends(metric: &str, all_shares: bool) -> Option<(f64, f64)> {
+    match CORRELATIONS.contains(&metric) {
+        true => Some((-1.0, 1.0)),
+        false => all_shares.then_some((0.0, 1.0)),
     }
-    let title = |((metric, higher), within): ((&str, bool), bool)| {
-        let unit = if within { "0 to 1, " } else { "" };
-        format!("test {metric} ({unit}{} is better)", if higher { "higher" } else { "lower" })
-    };
-    within.into_iter().map(title).collect::<Vec<_>>().join(" / ")
 }
 
-/// The range of a metric's axis: air around the values, but not beyond 0 and 1 where the metric cannot go there. A wide t interval of
-/// two or three seeds may; it is cut at the edge.
-pub(crate) fn metric_range(values: &[Value]) -> (f64, f64) {
-    let (low, high) = crate::axis::range_of(values.iter().flat_map(Value::extent));
-    match values.iter().all(|value| (0.0..=1.0).contains(&value.center)) {
-        true => (low.max(0.0), high.min(1.0)),
-        false => (low, high),
+/// The primary metrics of these configurations, with their directions and the values that each lies between.
+fn metrics<'a>(rows: impl Iterator<Item = &'a AggregateRow>) -> BTreeMap<(&'a str, bool), Option<(f64, f64)>> {
+    let mut all_shares: BTreeMap<(&str, bool), bool> = BTreeMap::new();
+    for row in rows {
+        let all = all_shares.entry((row.primary_metric.as_str(), row.primary_higher_is_better)).or_insert(true);
+        *all &= (0.0..=1.0).contains(&row.mean);
     }
+    all_shares.into_iter().map(|(metric, all)| (metric, metric_ends(metric.0, all))).collect()
+}
+
+/// The title of an axis with the primary metric of these configurations.
+pub(crate) fn metric_title<'a>(rows: impl Iterator<Item = &'a AggregateRow>) -> String {
+    let title = |((metric, higher), ends): ((&str, bool), Option<(f64, f64)>)| {
+        let ends = ends.map(|(low, high)| format!("{low} to {high}, ")).unwrap_or_default();
+        format!("test {metric} ({ends}{} is better)", if higher { "higher" } else { "lower" })
+    };
+    metrics(rows).into_iter().map(title).collect::<Vec<_>>().join(" / ")
+}
+
+/// The range of an axis with the primary metric of these configurations: air around the values, but not beyond where the metric can go. A
+/// wide t interval of two or three seeds may; it is cut at the edge. Values that are all alike stand in a twentieth of what there is.
+pub(crate) fn metric_range<'a>(rows: impl Iterator<Item = &'a AggregateRow>, values: &[Value]) -> (f64, f64) {
+    let (low, high) = crate::axis::range_of(values.iter().flat_map(Value::extent));
+    let ends = metrics(rows).into_values().collect::<Option<Vec<_>>>().unwrap_or_default();
+    let Some((least, most)) = ends.into_iter().reduce(|(a, b), (c, d)| (a.min(c), b.max(d))) else {
+        return (low, high);
+    };
+    let (low, high) = (low.max(least), high.min(most));
+    let narrowest = (most - least) / 20.0;
+    if high - low >= narrowest {
+        return (low, high);
+    }
+    let low = ((low + high - narrowest) / 2.0).clamp(least, most - narrowest);
+    (low, low + narrowest)
 }
 
 /// The sentence that says what the intervals in a figure are.
@@ -160,6 +183,22 @@ mod tests {
         let title = |means: [f64; 2]| metric_title(means.map(row).iter());
         assert_eq!(title([0.9, 1.4]), "test mse (lower is better)");
         assert_eq!(title([0.9, 0.4]), "test mse (0 to 1, lower is better)");
+        let correlation = AggregateRow { primary_metric: "matthews".to_owned(), mean: 0.4, ..AggregateRow::default() };
+        assert_eq!(metric_title([correlation].iter()), "test matthews (-1 to 1, lower is better)");
+    }
+
+    #[test]
+    fn an_axis_ends_where_its_metric_does_and_is_never_a_sliver() {
+        let range = |metric: &str, values: &[f64]| {
+            let rows: Vec<_> =
+                values.iter().map(|&mean| AggregateRow { primary_metric: metric.to_owned(), mean, ..AggregateRow::default() }).collect();
+            metric_range(rows.iter(), &values.iter().map(|&value| Value::bare(value)).collect::<Vec<_>>())
+        };
+        assert_eq!(range("accuracy", &[0.0, 0.0]), (0.0, 0.05));
+        assert_eq!(range("accuracy", &[1.0]), (0.95, 1.0));
+        assert_eq!(range("accuracy", &[0.02, 0.99]), (0.0, 1.0));
+        assert!(range("matthews", &[-0.3, 0.4]).0 < -0.3, "a correlation may be below 0");
+        assert!(range("perplexity", &[3.0, 40.0]).1 > 40.0);
     }
 
     #[test]

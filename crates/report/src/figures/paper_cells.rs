@@ -50,7 +50,7 @@ impl Figure for PaperCells {
         let shown: Vec<&Cell> = rows.iter().flat_map(|(_, rows)| rows).flat_map(|row| row.measured.values().copied()).collect();
         let mut canvas = Canvas::new(self.title(), &format!("Measured: {}", data.subtitle(shown.into_iter())));
         let measured = "measured here: mean with its 95 % interval".to_owned();
-        let mut legend = vec![(Key::Method(REPORTED), "reported by the paper".to_owned()), (Key::Method(Look::of(0)), measured)];
+        let mut legend = vec![(Key::Hollow(REPORTED), "reported by the paper".to_owned()), (Key::Method(Look::of(0)), measured)];
         legend.extend(line_legend(&blocks));
         canvas.legend(&legend);
         draw(&mut canvas, &blocks);
@@ -125,7 +125,7 @@ fn reported_column(paper: &Paper, rows: &[Row<'_>], (column, model): (&str, &str
 fn measured_column(rows: &[Row<'_>], place: (&str, &str)) -> Column<'static> {
     let cells: Vec<Option<&&Cell>> = rows.iter().map(|row| row.measured.get(&place)).collect();
     let values: Vec<Value> = cells.iter().flatten().map(|cell| Value::metric(&cell.row)).collect();
-    let range = metric_range(&values);
+    let range = metric_range(cells.iter().flatten().map(|cell| &cell.row), &values);
     let chance = cells.iter().flatten().find_map(|cell| cell.row.test_chance);
     let metrics: BTreeSet<&str> = cells.iter().flatten().map(|cell| cell.row.primary_metric.as_str()).collect();
     let point = |cell: &Option<&&Cell>| match cell {

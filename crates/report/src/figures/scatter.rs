@@ -4,9 +4,10 @@ use super::{Value, interval_note, metric_range, metric_title};
 use crate::axis::Scale;
 use crate::canvas::{Canvas, Key, MARGIN, SMALL, WIDTH, bottom_axis, frame, left_axis};
 use crate::csv_text::{CsvText, field};
-use crate::data::{ALL_LAYERS, Cell, Data};
+use crate::data::{ALL_LAYERS, Cell, DEFAULT_TARGETS, Data, Place};
 use crate::fonts;
-use crate::scene::{Anchor, Bounds, Color, GRAY, PAPER, Scene, Text};
+use crate::scene::{Anchor, Bounds, Color, GRAY, Point, Scene, Text};
+use peftbench_results::AggregateRow;
 use std::collections::BTreeSet;
 
 /// The cost on the horizontal axis.
@@ -43,9 +44,10 @@ pub(super) fn draw(data: &Data, title: &str, cost: &Cost<'_>) -> Option<(Scene, 
         return None;
     }
     let mut canvas = Canvas::new(title, &data.subtitle(shown.iter().copied()));
-    canvas.legend(&legend(data, &shown));
-    let mut csv = CsvText::new(&[&super::accuracy::METRIC_COLUMNS[..], &[cost.column, "on_pareto_front"]].concat());
     let panels: Vec<(&str, &str)> = panels(data, &shown);
+    let zero_shot = panels.iter().any(|(model, task)| data.zero_shot(model, task).is_some());
+    canvas.legend(&legend(data, &shown, zero_shot));
+    let mut csv = CsvText::new(&[&super::accuracy::METRIC_COLUMNS[..], &[cost.column, "on_pareto_front"]].concat());
     let across = panels.len().min(if panels.len() == 4 { 2 } else { 3 });
     let width = (WIDTH - 2.0 * MARGIN) / across as f64;
     for line in panels.chunks(across) {
@@ -79,11 +81,13 @@ fn panels<'a>(data: &'a Data, cells: &[&Cell]) -> Vec<(&'a str, &'a str)> {
     panels
 }
 
-fn legend(data: &Data, cells: &[&Cell]) -> Vec<(Key, String)> {
+fn legend(data: &Data, cells: &[&Cell], zero_shot: bool) -> Vec<(Key, String)> {
     let present: BTreeSet<&str> = cells.iter().map(|cell| cell.place.method.as_str()).collect();
     let mut entries: Vec<(Key, String)> = present.into_iter().map(|method| (Key::Method(data.look(method)), method.to_owned())).collect();
     entries.push((Key::Line, "Pareto front".to_owned()));
-    entries.push((Key::Dashed, "zero-shot".to_owned()));
+    if zero_shot {
+        entries.push((Key::Dashed, "zero-shot".to_owned()));
+    }
     entries
 }
 
@@ -110,7 +114,7 @@ fn draw_panel(scene: &mut Scene, panel: Bounds, data: &Data, (model, task): (&st
     let reference = data.zero_shot(model, task).map(Value::metric);
     let metrics: Vec<Value> = dots.iter().map(|dot| dot.metric).chain(reference).collect();
     let x = cost_scale(dots, cost, (panel.left, panel.right));
-    let (y, steps) = metric_scale(&metrics, (panel.bottom, panel.top));
+    let (y, steps) = metric_scale(dots.iter().map(|dot| &dot.cell.row), &metrics, (panel.bottom, panel.top));
     if let Some((low, high)) = reference.and_then(|reference| reference.ends) {
         scene.rect(Bounds { top: y.at(high), bottom: y.at(low), ..panel }, Color::hex(0xeef0f2));
     }
@@ -120,25 +124,26 @@ fn draw_panel(scene: &mut Scene, panel: Bounds, data: &Data, (model, task): (&st
     frame(scene, panel);
     let title = fonts::fit(&format!("{model} · {task}"), 12.0, true, panel.width() + LEFT_AXIS);
     scene.text(Text::new(title, (panel.left, panel.top - 12.0), 12.0).bold());
+    let mut lines = draw_front(scene, dots, (&x, &y));
     if let Some(reference) = reference {
         let level = y.at(reference.center);
         scene.dashed((panel.left, level), (panel.right, level), GRAY, 1.5, (5.0, 3.0));
+        lines.push(Bounds { top: level - 1.0, bottom: level + 1.0, ..panel });
     }
-    draw_front(scene, dots, (&x, &y));
     for dot in dots.iter().filter(|dot| !dot.on_front).chain(dots.iter().filter(|dot| dot.on_front)) {
         draw_dot(scene, data, dot, (&x, &y));
     }
-    draw_names(scene, panel, dots, (&x, &y));
+    draw_names(scene, panel, dots, (&x, &y), &lines);
 }
 
 /// The scale of the metric. An error without an upper bound, of which some is many times another, has a logarithmic one; its title says so.
-fn metric_scale(values: &[Value], pixels: (f64, f64)) -> (Scale, &'static str) {
+fn metric_scale<'a>(rows: impl Iterator<Item = &'a AggregateRow>, values: &[Value], pixels: (f64, f64)) -> (Scale, &'static str) {
     const MANY: f64 = 8.0;
     let low = values.iter().flat_map(Value::extent).fold(f64::INFINITY, f64::min);
     let high = values.iter().flat_map(Value::extent).fold(0.0, f64::max);
     match low > 0.0 && high > 1.0 && high / low > MANY {
         true => (Scale::logarithmic((low / 1.2, high * 1.2), pixels), ", logarithmic"),
-        false => (Scale::linear(metric_range(values), pixels), ""),
+        false => (Scale::linear(metric_range(rows, values), pixels), ""),
     }
 }
 
@@ -155,8 +160,8 @@ fn cost_scale(dots: &[Dot<'_>], cost: &Cost<'_>, pixels: (f64, f64)) -> Scale {
     }
 }
 
-/// The front as steps: the best score to be had up to a cost.
-fn draw_front(scene: &mut Scene, dots: &[Dot<'_>], (x, y): (&Scale, &Scale)) {
+/// The front as steps: the best score to be had up to a cost. Gives what the lines cover.
+fn draw_front(scene: &mut Scene, dots: &[Dot<'_>], (x, y): (&Scale, &Scale)) -> Vec<Bounds> {
     let mut front: Vec<&Dot<'_>> = dots.iter().filter(|dot| dot.on_front).collect();
     front.sort_by(|a, b| a.cost.center.total_cmp(&b.cost.center));
     let mut path = Vec::new();
@@ -167,12 +172,20 @@ fn draw_front(scene: &mut Scene, dots: &[Dot<'_>], (x, y): (&Scale, &Scale)) {
     if let Some(last) = front.last() {
         path.push((x.at(last.cost.center), y.at(last.metric.center)));
     }
+    let covered = |ends: &[Point]| Bounds {
+        left: ends[0].0.min(ends[1].0) - 1.0,
+        top: ends[0].1.min(ends[1].1) - 1.0,
+        right: ends[0].0.max(ends[1].0) + 1.0,
+        bottom: ends[0].1.max(ends[1].1) + 1.0,
+    };
+    let lines = path.windows(2).map(covered).collect();
     scene.path(path, GRAY, 1.5);
+    lines
 }
 
 fn draw_dot(scene: &mut Scene, data: &Data, dot: &Dot<'_>, (x, y): (&Scale, &Scale)) {
     let look = data.look(&dot.cell.place.method);
-    let look = if dot.on_front { look } else { look.faded(0.3) };
+    let look = if dot.on_front { look } else { look.faded(0.45) };
     let (at_x, at_y) = (x.at(dot.cost.center), y.at(dot.metric.center));
     let width = if dot.on_front { 1.5 } else { 1.0 };
     if let Some((low, high)) = dot.metric.ends {
@@ -181,29 +194,39 @@ fn draw_dot(scene: &mut Scene, data: &Data, dot: &Dot<'_>, (x, y): (&Scale, &Sca
     if let Some((low, high)) = dot.cost.ends {
         scene.line((x.at(low), at_y), (x.at(high), at_y), look.color, width);
     }
-    look.draw(scene, (at_x, at_y), if dot.on_front { 5.5 } else { 4.0 });
-    if dot.metric.ends.is_none() {
-        crate::style::Look { color: PAPER, ..look }.draw(scene, (at_x, at_y), 2.5);
+    let radius = if dot.on_front { 5.5 } else { 4.0 };
+    match dot.metric.ends {
+        Some(_) => look.draw(scene, (at_x, at_y), radius),
+        None => look.draw_hollow(scene, (at_x, at_y), radius),
+    }
+}
+
+/// What tells a point from the others of its colour: targets and layers; the method itself where it is on all that it could be on.
+fn name(place: &Place) -> String {
+    let whole = (place.targets == DEFAULT_TARGETS, place.layers == ALL_LAYERS);
+    match whole {
+        (true, true) => place.method.clone(),
+        (true, false) => format!("{} · {}", place.method, place.layers),
+        (false, true) => place.targets.clone(),
+        (false, false) => format!("{} · {}", place.targets, place.layers),
     }
 }
 
 /// Names the points of the front where a name finds a free place; the CSV has them all.
-fn draw_names(scene: &mut Scene, panel: Bounds, dots: &[Dot<'_>], (x, y): (&Scale, &Scale)) {
+fn draw_names(scene: &mut Scene, panel: Bounds, dots: &[Dot<'_>], (x, y): (&Scale, &Scale), lines: &[Bounds]) {
     let at = |dot: &Dot<'_>| (x.at(dot.cost.center), y.at(dot.metric.center));
     let whisker = |dot: &Dot<'_>| {
         let ((px, _), [low, _, high]) = (at(dot), dot.metric.extent());
         Bounds { left: px - 2.0, top: y.at(low.max(high)), right: px + 2.0, bottom: y.at(low.min(high)) }
     };
-    let named = |dot: &Dot<'_>| (dot.cell.place.targets.clone(), dot.cell.place.layers.clone());
-    if dots.windows(2).all(|pair| named(&pair[0]) == named(&pair[1])) {
+    if dots.windows(2).all(|pair| name(&pair[0].cell.place) == name(&pair[1].cell.place)) {
         // The name would tell none from another.
         return;
     }
     let mut taken: Vec<Bounds> = dots.iter().flat_map(|dot| [Bounds::around(at(dot), 6.0), whisker(dot)]).collect();
+    taken.extend(lines.iter().copied());
     for dot in dots.iter().filter(|dot| dot.on_front) {
-        let place = &dot.cell.place;
-        let layers = if place.layers == ALL_LAYERS { String::new() } else { format!(" · {}", place.layers) };
-        let name = fonts::fit(&format!("{}{layers}", place.targets), SMALL - 1.5, false, 190.0);
+        let name = fonts::fit(&name(&dot.cell.place), SMALL - 1.5, false, 190.0);
         let (px, py) = at(dot);
         let [lowest, _, highest] = dot.metric.extent();
         let places = [
@@ -243,7 +266,7 @@ mod tests {
     #[test]
     fn an_error_that_spans_decades_has_a_logarithmic_axis_and_a_share_never() {
         let bare = |values: &[f64]| values.iter().map(|&center| Value { center, ends: None }).collect::<Vec<_>>();
-        let steps = |values: &[f64]| metric_scale(&bare(values), (100.0, 0.0)).1;
+        let steps = |values: &[f64]| metric_scale(std::iter::empty(), &bare(values), (100.0, 0.0)).1;
         assert_eq!([steps(&[0.7, 30.0]), steps(&[0.7, 1.5]), steps(&[0.01, 0.9])], [", logarithmic", "", ""]);
     }
 

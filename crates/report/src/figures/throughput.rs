@@ -33,9 +33,10 @@ impl Figure for Throughput {
         let mut canvas = Canvas::new(self.title(), &data.subtitle(cells.iter().copied()));
         canvas.legend(&[(Key::Interval, "median over seeds, from the slowest to the fastest seed".to_owned())]);
         draw(&mut canvas, &blocks(data, &cells));
-        let scene =
-            canvas.finish("Points are medians over seeds, whiskers reach from the slowest to the fastest seed. Hollow points are single runs. The axis begins at 0.");
-        Some(Drawing { scene, csv: numbers(&cells) })
+        let single = if cells.iter().any(|cell| cell.row.n_seeds == 1) { " Hollow points are single runs." } else { "" };
+        let note =
+            format!("Points are medians over seeds, whiskers reach from the slowest to the fastest seed.{single} The axis begins at 0.");
+        Some(Drawing { scene: canvas.finish(&note), csv: numbers(&cells) })
     }
 }
 
