@@ -38,6 +38,22 @@ fn the_models_of_a_sweep_come_from_another_folder_once() {
 }
 
 #[test]
+fn what_only_probes_of_learning_rates_need_is_fetched_too() {
+    let playground = Playground::new();
+    playground.make_model("small");
+    let select = "[select.lr]\ngrid = [1e-3, 1e-2]\nprobe = { model = \"small\", task = { type = \"celeba\" } }\n";
+    let file = playground.sweep_file("s", &format!("method = \"lora\"\n{select}"));
+    std::fs::write(&file, fs::read_to_string(&file).unwrap().replacen("lr = 1e-3, ", "", 1)).unwrap();
+    fs::rename(playground.path("bases"), playground.path("far")).unwrap();
+    let ran = playground.expect(0, &["fetch", "s.toml", "--dry-run"]);
+    assert!(ran.stdout.starts_with("to fetch: data of celeba from tpremoli/CelebA-attrs, "), "{}", ran.stdout);
+    let file = playground.sweep_file("t", &format!("method = \"lora\"\n{}", select.replace(", task = { type = \"celeba\" }", "")));
+    std::fs::write(&file, fs::read_to_string(&file).unwrap().replacen("lr = 1e-3, ", "", 1)).unwrap();
+    let ran = playground.expect(0, &["fetch", "t.toml", "--from", "far"]);
+    assert_eq!(ran.stdout, "tiny: models/tiny\nsmall: models/small\n");
+}
+
+#[test]
 fn sets_of_images_are_announced_and_found_by_both_kinds_of_task() {
     let playground = Playground::new();
     for task in ["celeba", "sequence/celeba"] {

@@ -77,7 +77,7 @@ impl Wanted {
             wanted.add_task(&Component::named(task))?;
         }
         for file in verb.sweep.iter().cloned().chain(specs.into_iter().map(PathBuf::from)) {
-            for cell in peftbench_sweep::expand(&SweepSpec::read(&file)?)? {
+            for cell in peftbench_sweep::cells_and_probes(&SweepSpec::read(&file)?)? {
                 wanted.add_model(&cell.spec.model.name);
                 for task in std::iter::once(&cell.spec.task).chain(&cell.spec.forgetting) {
                     wanted.add_task(task)?;
