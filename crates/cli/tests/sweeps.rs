@@ -5,7 +5,7 @@
 mod common;
 
 use common::{Playground, Ran, Result, TINY_MAMBA, count_events, is_done, signal, state, wait_for};
-use peftbench_results::{rows::Status, tables};
+use peftbench_results::{RunRow, rows::Status, tables};
 use peftbench_spec::event::{Event, PhaseRecord};
 use std::fs;
 use std::process::Child;
@@ -35,7 +35,12 @@ fn a_sweep_leaves_tables_and_a_report_and_never_repeats_a_run() {
         assert!(run.primary_value.is_some() && run.version == env!("CARGO_PKG_VERSION") && run.rustc.starts_with("rustc"));
         assert_eq!((run.attempt, run.threads, run.tokenizer_hash.is_some()), (1, Some(1), true));
     }
-    assert_eq!(runs.iter().filter(|run| run.num_trainable_params == Some(0)).count(), 1);
+    let (zero_shot, trained): (Vec<_>, Vec<_>) = runs.iter().partition(|run| run.num_trainable_params == Some(0));
+    assert_eq!(zero_shot.len(), 1);
+    // What trains nothing reads no training example, and has the same tests as the others.
+    let examples = |run: &RunRow| (run.train_samples, run.valid_samples, run.test_samples, run.dropped_samples);
+    assert_eq!(examples(zero_shot[0]), (Some(0), Some(16), Some(16), Some(0)));
+    assert!(trained.iter().all(|run| examples(run) == (Some(48), Some(16), Some(16), Some(0))));
     let events = || playground.runs("results", "s").iter().map(|run| fs::read(run.join("events.jsonl")).unwrap()).collect::<Vec<_>>();
     let before = events();
     let again = playground.expect(0, &["sweep", "s.toml"]);

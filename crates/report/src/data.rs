@@ -267,7 +267,7 @@ impl Data {
         let mut parts = vec![
             few(list(&|cell| cell.place.model.clone()), "model"),
             few(list(&|cell| cell.place.task.clone()), "task"),
-            format!("{} train / {} test examples", range(&|r| r.train_samples), range(&|r| r.test_samples)),
+            format!("{} train / {} test examples", range(&|r| r.train_samples.filter(|_| !r.is_zero_shot())), range(&|r| r.test_samples)),
             format!("{}, {}", counted(range(&|r| Some(r.epochs)), "epoch"), counted(range(&|r| r.total_steps), "step")),
             format!("{} {}", if seeds.len() == 1 { "seed" } else { "seeds" }, seeds.join(", ")),
             device,

@@ -140,7 +140,7 @@ pub struct Setup {
     /// BLAKE3 over the examples of the training, validation and test split.
     #[serde(default)]
     pub split_hashes: [String; 3],
-    /// Examples used for training.
+    /// Examples used for training; 0 where nothing trains.
     pub train_samples: usize,
     /// Examples used for validation.
     pub valid_samples: usize,
