@@ -87,6 +87,18 @@ fn probes_choose_on_validation_and_the_cells_take_the_rates() {
     let plan = playground.expect(0, &["plan", "s.toml"]).stdout;
     assert!(plan.contains("6 probes: 6 done\n5 runs from 6 cells: 5 done\nnothing to run\n"), "{plan}");
 
+    // The record of choices is cut off: all else is shown, and the same sweep chooses again from the probes it has.
+    let record = folder.join("select.json");
+    let choices = fs::read_to_string(&record).unwrap();
+    fs::write(&record, &choices[..choices.len() / 2]).unwrap();
+    let status = playground.expect(0, &["status"]).stdout;
+    assert!(status.starts_with("s: 11 done\n\ncould not be read: ") && status.contains("select.json: EOF"), "{status}");
+    let ran = playground.expect(0, &["collect"]);
+    assert!(ran.stderr.contains("select.json: EOF") && ran.stdout == collected, "{}{}", ran.stdout, ran.stderr);
+    playground.expect(0, &["sweep", "s.toml"]);
+    assert_eq!(fs::read_to_string(&record).unwrap(), choices);
+    assert_eq!(tables::read_select(&folder).unwrap(), rows);
+
     // A chosen rate stands in the manifest: the run is made again from that alone.
     let cell = cells.iter().find(|run| manifest(run).spec.method_label() == "lora r=2").unwrap();
     fs::rename(cell, playground.path("alone")).unwrap();

@@ -32,7 +32,7 @@ pub struct Data {
     pub layers: Vec<LayerRow>,
     /// What methods selected of state spaces.
     pub dimensions: Vec<DimensionRow>,
-    /// Runs that could not be read: id and reason.
+    /// Runs that could not be read, and the record of choices if that could not: id or file, and reason.
     pub damaged: Vec<(String, String)>,
     /// Display cells, sorted.
     pub cells: Vec<Cell>,
@@ -136,7 +136,7 @@ impl Data {
             evals: tables::read_evals(sweep_dir)?,
             layers: tables::read_layers(sweep_dir)?,
             dimensions: tables::read_dimensions(sweep_dir)?,
-            damaged: collected.damaged.iter().map(|d| (d.run_id.clone(), d.problem.clone())).collect(),
+            damaged: damaged(collected),
             cells: Vec::new(),
             claims: None,
             names,
@@ -278,6 +278,12 @@ impl Data {
         }
         parts.join(" · ")
     }
+}
+
+/// What could not be read, and why.
+fn damaged(collected: &Collected) -> Vec<(String, String)> {
+    let choices = collected.choices_problem.iter().map(|problem| ("select.json".to_owned(), problem.clone()));
+    collected.damaged.iter().map(|run| (run.run_id.clone(), run.problem.clone())).chain(choices).collect()
 }
 
 /// `1 epoch`, `3 epochs`, `1–3 epochs`.

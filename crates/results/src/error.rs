@@ -37,6 +37,18 @@ pub enum ResultsError {
         /// What was expected and what was found.
         problem: String,
     },
+    /// The record of chosen learning rates is damaged.
+    #[error(
+        "{path}: {problem}; which learning rates were chosen is not in the tables: give the same `peftbench sweep` again, which makes the choices \
+         anew from the recorded probes",
+        path = path.display()
+    )]
+    Choices {
+        /// The file.
+        path: PathBuf,
+        /// The parser's message.
+        problem: String,
+    },
     /// A table was written by a newer version.
     #[error("{path}: schema version {found} is newer than this program's {known}; use a newer peftbench", path = path.display())]
     Newer {

@@ -184,3 +184,19 @@ fn choices_of_learning_rates_are_a_table_and_probes_no_configuration() {
     assert_eq!((probes.len(), runs.iter().filter(|run| run.lr_source == LrSource::Selected).count()), (10, 2));
     assert!(probes.iter().all(|run| run.primary_value.is_none() && run.lr_source == LrSource::Fixed));
 }
+
+#[test]
+fn a_damaged_record_of_choices_is_named_and_the_runs_are_collected() {
+    let sweep = sweep();
+    write_probes(&sweep.path, &Size::SMALL);
+    let whole = collect(&sweep.path).unwrap();
+    assert_eq!(whole.choices_problem, None);
+    fs::write(sweep.path.join("select.json"), "{\"lr\": [").unwrap();
+    let collected = collect(&sweep.path).unwrap();
+    assert_eq!((&collected.runs, &collected.probes, collected.configurations), (&whole.runs, &whole.probes, whole.configurations));
+    let problem = collected.choices_problem.unwrap();
+    assert!(problem.contains("select.json: EOF while parsing") && problem.contains("give the same `peftbench sweep` again"), "{problem}");
+    assert_eq!(tables::read_select(&sweep.path).unwrap(), []);
+    let runs = tables::read_runs(&sweep.path).unwrap();
+    assert!(runs.iter().all(|run| (run.role == Role::Cell) == (run.lr_source == LrSource::Unknown)));
+}

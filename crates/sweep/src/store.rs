@@ -228,7 +228,7 @@ impl Store {
         serde_json::from_str(&text).map_err(|error| StoreError::Damaged {
             path,
             problem: error.to_string(),
-            way_out: "delete the file; `peftbench sweep` writes it again".to_owned(),
+            way_out: "give the same `peftbench sweep` again, which makes the choices anew from the recorded probes".to_owned(),
         })
     }
 
