@@ -21,7 +21,8 @@ const LEVEL: f64 = 0.05;
 ///
 /// LEFT and RIGHT are two methods (`lora`), two selections of runs as claims have them (`'method = { type = "lora", r = 8 }'`, `'layers = "first:25%"'`), the
 /// ids of two runs, or the names of two sweeps of the same runs. Runs are paired that agree in all but what LEFT and RIGHT ask for differently,
-/// and the learning rate; of several configurations in one cell the best on validation counts.
+/// and the learning rate; of several configurations in one cell the best on validation counts. A zero-shot run (`none`) has no seed: its test
+/// items are paired with those of every seed of the other side.
 #[derive(Debug, Args)]
 pub struct Compare {
     /// What is compared
@@ -42,9 +43,6 @@ pub struct Compare {
     #[command(flatten)]
     results: ResultsArgs,
 }
-
-/// The method of zero-shot runs.
-const NONE: &str = "none";
 
 /// One side of a comparison.
 enum Side {
@@ -88,10 +86,6 @@ fn side(text: &str, results: &Path) -> anyhow::Result<Side> {
         })?;
         return Ok(Side::Runs(select(serde_json::to_value(&table["side"])?)?));
     }
-    if text == NONE {
-        let problem = format!("`{NONE}` trains nothing: a zero-shot run has no seed by which it could be paired");
-        return Err(Problem::new(Exit::Usage, problem).hint("`peftbench export` and the report have its score, with its interval").into());
-    }
     if METHODS.iter().any(|method| method.name == text) {
         return Ok(Side::Runs(select(json!({ "method": text }))?));
     }
@@ -100,6 +94,10 @@ fn side(text: &str, results: &Path) -> anyhow::Result<Side> {
     }
     Ok(Side::Run(ids::find_run(results, text)?.1))
 }
+
+/// What is to be known of rows with a zero-shot side.
+const ZERO_SHOT: &str = "none: a zero-shot run has no seed, so that seeds are not paired. Its test items, where they are kept, are paired with those of every \
+    seed of the other side; `seeds` are that side's.\n";
 
 /// The rows for people.
 fn describe(rows: &[Row], measure: &Measure) -> String {
@@ -121,7 +119,8 @@ fn describe(rows: &[Row], measure: &Measure) -> String {
     let shared = rows.iter().any(|row| !row.shared.is_empty());
     let columns: Vec<_> = columns.into_iter().chain(shared.then(|| text("where"))).collect();
     let cells: Vec<Vec<String>> = rows.iter().map(|row| cells(row, measure, shared)).collect();
-    format!("{}\n{}: {}\n", text_table::render(&columns, &cells), measure.name, measure.label)
+    let zero_shot = if rows.iter().any(|row| row.zero_shot) { ZERO_SHOT } else { "" };
+    format!("{}\n{}: {}\n{zero_shot}", text_table::render(&columns, &cells), measure.name, measure.label)
 }
 
 fn cells(row: &Row, measure: &Measure, shared: bool) -> Vec<String> {
