@@ -114,7 +114,15 @@ fn a_rate_that_diverges_loses_and_where_all_do_the_cells_fail_and_name_the_probe
     sweep_file(&playground, "s", &format!("{method}{}", select("[1e-3, 1e38]", "")));
     let ran = playground.expect(0, &["sweep", "s.toml", "--no-report"]);
     assert!(ran.stderr.contains("probes of learning rates: 1 done, 1 failed in"), "{}", ran.stderr);
-    assert!(ran.stderr.contains("the best rate, 1e-3, is the lowest of the grid"), "{}", ran.stderr);
+    // Twelve steps a probe teach it nothing, so that what is chosen is noise, and the record, the table and the report say so.
+    assert!(ran.stderr.contains("the best rate, 1e-3, is within noise of guessing"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("; it is the lowest of the grid"), "{}", ran.stderr);
+    assert!(fs::read_to_string(playground.path("results/s/select.json")).unwrap().contains("\"within_noise_of\": \"chance\""));
+    let chosen = tables::read_select(&playground.path("results/s")).unwrap().into_iter().find(|row| row.chosen).unwrap();
+    assert_eq!(chosen.within_noise_of.as_deref(), Some("chance"));
+    playground.expect(0, &["report", "s"]);
+    let figure = fs::read_to_string(playground.path("results/s/figures/learning-rates.svg")).unwrap();
+    assert!(figure.contains("Within noise of guessing"), "the note of the figure");
     assert!(ran.stderr.contains("\ns: 1 done in"), "{}", ran.stderr);
     let again = playground.expect(0, &["sweep", "s.toml", "--no-report"]);
     assert!(again.stderr.contains("1 done before, 1 failed before"), "{}", again.stderr);

@@ -175,8 +175,10 @@ fn choices_of_learning_rates_are_a_table_and_probes_no_configuration() {
     assert_eq!(after.probes, BTreeMap::from([(Status::Done, 7), (Status::Failed, 3)]));
     let rows = tables::read_select(&sweep.path).unwrap();
     let chosen: Vec<_> =
-        rows.iter().filter(|row| row.chosen).map(|row| (row.lr, row.at_edge.as_deref(), row.valid_loss.is_some())).collect();
-    assert_eq!((rows.len(), chosen), (10, vec![(1e-3, None, true), (1e-1, Some("highest"), true)]));
+        rows.iter().filter(|row| row.chosen).map(|row| (row.lr, row.at_edge.as_deref(), row.within_noise_of.as_deref())).collect();
+    assert_eq!((rows.len(), chosen), (10, vec![(1e-3, None, Some("other_rates")), (1e-1, Some("highest"), None)]));
+    assert!(rows.iter().filter(|row| row.chosen).all(|row| row.valid_loss.is_some()));
+    assert!(rows.iter().filter(|row| !row.chosen).all(|row| row.within_noise_of.is_none()));
     let lost = rows.iter().find(|row| row.status == Status::Failed).unwrap();
     assert_eq!((lost.failure_kind.as_deref(), lost.valid_value, lost.chosen), (Some("nan_loss"), None, false));
     let runs = tables::read_runs(&sweep.path).unwrap();

@@ -52,7 +52,8 @@ impl TextWork {
             dataset_hash,
             split_hashes: [&splits.train, &splits.valid, &splits.test].map(|split| split_hash(split).to_hex().to_string()),
             test_overlap_samples: overlap.test,
-            test_chance: chance(&*task, &splits.test)?,
+            test_chance: chance(&*task, &splits.test)?.map(|chance| chance.value),
+            valid_chance: if spec.evaluate_test { None } else { chance(&*task, &splits.valid)? },
             ..Setup::default()
         };
         // Only training reads examples with their answers: a zero-shot run has no use for them.
