@@ -89,7 +89,8 @@ fn run_folders(sweep_dir: &Path) -> Result<Vec<PathBuf>> {
     let mut folders = Vec::new();
     for entry in entries {
         let path = entry.map_err(|e| ResultsError::io("list", &runs, e))?.path();
-        if path.join("manifest.toml").is_file() {
+        // A folder that cannot be looked into is a run until it is read, and then a damaged one.
+        if !matches!(path.join("manifest.toml").try_exists(), Ok(false)) {
             folders.push(path);
         }
     }

@@ -202,3 +202,14 @@ fn a_damaged_record_of_choices_is_named_and_the_runs_are_collected() {
     let runs = tables::read_runs(&sweep.path).unwrap();
     assert!(runs.iter().all(|run| (run.role == Role::Cell) == (run.lr_source == LrSource::Unknown)));
 }
+
+#[cfg(unix)]
+#[test]
+fn a_run_that_cannot_be_looked_into_is_named() {
+    let sweep = sweep();
+    let manifest = sweep.runs[0].join("manifest.toml");
+    fs::remove_file(&manifest).unwrap();
+    std::os::unix::fs::symlink(&manifest, &manifest).unwrap();
+    let damaged = collect(&sweep.path).unwrap().damaged;
+    assert!(damaged.len() == 1 && damaged[0].problem.contains("manifest.toml"), "{damaged:?}");
+}
