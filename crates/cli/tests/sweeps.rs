@@ -126,7 +126,10 @@ fn the_verbs_that_look_at_results() {
     assert!(playground.expect(0, &["compare", "s", "s"]).stdout.contains("+0.000"));
     for (code, words, problem) in [
         (2, ["lora", "s"], "are of different kinds"),
-        (4, ["lora", "dora"], "no finished runs of `lora` and `dora`"),
+        (4, ["lora", "dora"], "no finished run of `dora` has the measure `score`"),
+        (4, ["method = \"lora\"", "lora"], "agree in all else"),
+        (2, ["method = \"lroa\"", "full"], "did you mean `lora`?"),
+        (4, ["lroa", "full"], "`lroa` is no method and no sweep, and no run `lroa`: stored: "),
         (2, ["metod = \"lora\"", "full"], "did you mean `method`?"),
         (2, ["method = lora", "full"], "write it as in TOML"),
         (4, ["lora", "ffff"], "no run `ffff`"),

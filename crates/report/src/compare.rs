@@ -98,6 +98,11 @@ pub fn selections(evidence: &Evidence, left: Selection, right: Selection, measur
     rows(cells.collect(), measure)
 }
 
+/// Whether there is a finished run of a selection that has the measure.
+pub fn has_runs(evidence: &Evidence, selection: &Selection, measure: &Measure) -> bool {
+    evidence.has(selection, measure)
+}
+
 /// Compares two sets of results, of two machines or versions: every run of one with the run of the same configuration and seed of the other.
 pub fn sweeps(left: &Evidence, right: &Evidence, measure: &'static Measure) -> Vec<Row> {
     let mut cells: BTreeMap<&str, Cell<'_>> = BTreeMap::new();

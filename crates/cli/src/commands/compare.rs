@@ -3,14 +3,15 @@
 use crate::args::ResultsArgs;
 use crate::exit::{Exit, Problem};
 use crate::text_table::{self, number, text};
-use crate::{output, sweep_choice};
+use crate::{claim_files, output, sweep_choice};
 use clap::Args;
 use peftbench_adapters::methods::METHODS;
 use peftbench_report::claims::measure::{Measure, by_name};
-use peftbench_report::claims::{Evidence, Selection};
+use peftbench_report::claims::{Evidence, Selection, check_names};
 use peftbench_report::compare::{self, Row};
 use peftbench_spec::RunId;
-use peftbench_sweep::{Store, ids};
+use peftbench_sweep::Store;
+use peftbench_sweep::ids::{self, IdError};
 use serde_json::{Value, json};
 use std::path::Path;
 
@@ -57,7 +58,16 @@ pub fn run(verb: &Compare) -> anyhow::Result<Exit> {
     let measure = by_name(&verb.measure).map_err(|problem| Problem::new(Exit::Usage, problem))?;
     let evidence = |sweeps: &[String]| anyhow::Ok(Evidence::read(&sweep_choice::folders(results, sweeps)?)?);
     let rows = match (side(&verb.left, results)?, side(&verb.right, results)?) {
-        (Side::Runs(left), Side::Runs(right)) => compare::selections(&evidence(&verb.sweeps)?, left, right, measure),
+        (Side::Runs(left), Side::Runs(right)) => {
+            let evidence = evidence(&verb.sweeps)?;
+            for (text, side) in [(&verb.left, &left), (&verb.right, &right)] {
+                if !compare::has_runs(&evidence, side, measure) {
+                    let problem = format!("no finished run of `{text}` has the measure `{}`", measure.name);
+                    return Err(Problem::new(Exit::NothingSelected, problem).hint("`peftbench status` lists the runs there are").into());
+                }
+            }
+            compare::selections(&evidence, left, right, measure)
+        }
         (Side::Sweep(left), Side::Sweep(right)) => compare::sweeps(&evidence(&[left])?, &evidence(&[right])?, measure),
         (Side::Run(left), Side::Run(right)) => compare::runs(&evidence(&verb.sweeps)?, left.as_str(), right.as_str(), measure),
         _ => {
@@ -84,7 +94,9 @@ fn side(text: &str, results: &Path) -> anyhow::Result<Side> {
             Problem::new(Exit::Usage, format!("`{text}`: {}", error.message()))
                 .hint("write it as in TOML: `'method = { type = \"lora\", r = 8 }'`")
         })?;
-        return Ok(Side::Runs(select(serde_json::to_value(&table["side"])?)?));
+        let selection: Selection = select(serde_json::to_value(&table["side"])?)?;
+        check_names(&selection, &claim_files::names()).map_err(|error| Problem::new(Exit::Usage, error.to_string()))?;
+        return Ok(Side::Runs(selection));
     }
     if METHODS.iter().any(|method| method.name == text) {
         return Ok(Side::Runs(select(json!({ "method": text }))?));
@@ -92,7 +104,14 @@ fn side(text: &str, results: &Path) -> anyhow::Result<Side> {
     if Store::sweeps(results)?.iter().any(|name| name == text) {
         return Ok(Side::Sweep(text.to_owned()));
     }
-    Ok(Side::Run(ids::find_run(results, text)?.1))
+    let found = ids::find_run(results, text).map_err(|error| match error {
+        IdError::Unknown { .. } => {
+            let problem = format!("`{text}` is no method and no sweep, and {error}");
+            Problem::new(Exit::NothingSelected, problem).hint("`peftbench ls methods` lists the methods").into()
+        }
+        other => anyhow::Error::from(other),
+    })?;
+    Ok(Side::Run(found.1))
 }
 
 /// What is to be known of rows with a zero-shot side.

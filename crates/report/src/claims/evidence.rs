@@ -1,6 +1,8 @@
 //! What claims are judged by: the finished runs of one or several sweeps.
 
 use super::fields::Fields;
+use super::measure::Measure;
+use super::selection::Selection;
 use peftbench_results::aggregates::{ItemScores, item_scores};
 use peftbench_results::rows::{LayerRow, Role, Status};
 use peftbench_results::{PredictionRow, ResultsError, RunRow, tables};
@@ -59,6 +61,12 @@ impl Evidence {
     /// The runs, zero-shot ones behind the others.
     pub(crate) fn all_runs(&self) -> impl Iterator<Item = &RunRow> {
         self.runs.iter().chain(&self.zero_shot).map(|(_, run)| run)
+    }
+
+    /// Whether there is a run of a selection that has the measure.
+    pub(crate) fn has(&self, selection: &Selection, measure: &Measure) -> bool {
+        let mut runs = self.with_fields().chain(self.zero_shot());
+        runs.any(|(fields, run)| selection.selects(fields) && (measure.read)(self, run).is_some())
     }
 
     /// The runs that trained nothing, with their fields.
