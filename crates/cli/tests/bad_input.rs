@@ -213,3 +213,20 @@ fn a_record_that_is_not_whole_is_found_out_before_the_run_is_made_again() {
     let ran = playground.expect(7, &["score", "--task", "world/sentiment", "--predictions", "bases/tiny/model.safetensors"]);
     assert!(ran.error().contains("expected JSON Lines in UTF-8"), "{}", ran.stderr);
 }
+
+#[test]
+fn a_sweep_that_cannot_be_read_does_not_hide_the_others() {
+    let playground = Playground::new();
+    for sweep in ["a", "b"] {
+        playground.sweep_file(sweep, "method = \"none\"");
+        playground.expect(0, &["sweep", &format!("{sweep}.toml"), "--no-report"]);
+    }
+    playground.write("results/a/store.json", "garbage");
+    let ran = playground.expect(1, &["status"]);
+    assert!(
+        ran.stdout.starts_with("b: 1 done\n") && ran.error().contains("results/a/store.json: expected value"),
+        "{}{}",
+        ran.stdout,
+        ran.stderr
+    );
+}
