@@ -12,6 +12,15 @@ use std::path::{Path, PathBuf};
 /// Where claims files lie, relative to the current folder.
 const OWN_CLAIMS: &str = "experiments/claims";
 
+/// The names that a selection of runs may have.
+pub fn names() -> Names<'static> {
+    Names {
+        methods: METHODS.iter().map(|method| method.name).collect(),
+        policies: POLICIES.iter().map(|policy| policy.name).collect(),
+        tasks: TASKS.iter().map(|task| task.name).chain(NUMBER_TASKS.iter().map(|task| task.name)).collect(),
+    }
+}
+
 /// Which claims files are read.
 #[derive(Debug, Clone, Default, Args)]
 pub struct ClaimArgs {
@@ -23,11 +32,7 @@ pub struct ClaimArgs {
 impl ClaimArgs {
     /// The papers; none where no folder is named and the usual one is not there.
     pub fn papers(&self) -> anyhow::Result<Vec<Paper>> {
-        let names = Names {
-            methods: METHODS.iter().map(|method| method.name).collect(),
-            policies: POLICIES.iter().map(|policy| policy.name).collect(),
-            tasks: TASKS.iter().map(|task| task.name).chain(NUMBER_TASKS.iter().map(|task| task.name)).collect(),
-        };
+        let names = names();
         match &self.claims {
             Some(folder) => Ok(Paper::read_all(folder, &names)?),
             None if Path::new(OWN_CLAIMS).is_dir() => Ok(Paper::read_all(Path::new(OWN_CLAIMS), &names)?),

@@ -1,12 +1,12 @@
 //! Whether a run made again is the same to the bit: every step, every metric, every prediction, and the adapter's bytes.
 
-use anyhow::Context;
-use peftbench_results::events::RunEvents;
+use anyhow::{Context, ensure};
+use peftbench_results::events::{Outcome, RunEvents};
 use peftbench_spec::event::{EvalRecord, StepRecord};
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::fmt::{self, Debug};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The first thing that is not the same, in the order in which a run makes them.
 #[derive(Debug, PartialEq, Eq)]
@@ -38,12 +38,32 @@ pub struct Compared {
     pub adapter_bytes: usize,
 }
 
-/// Compares the run in the folder `recorded` with the one in `now`.
-pub fn compare(recorded: &Path, now: &Path) -> anyhow::Result<Result<Compared, Difference>> {
-    let events = |folder: &Path| RunEvents::read(&folder.join("events.jsonl"));
-    let (old, new) = (events(recorded)?, events(now)?);
+/// What a finished run has left that another can be compared with.
+pub struct Record {
+    events: RunEvents,
+    adapter: Vec<u8>,
+}
+
+impl Record {
+    /// Reads the record in the folder of a run.
+    ///
+    /// # Errors
+    /// Where it is not that of a whole run: a file is damaged, the run has not ended well, or it trained and its adapter is not there.
+    pub fn read(folder: &Path) -> anyhow::Result<Self> {
+        let path = folder.join("events.jsonl");
+        let record = Self { events: RunEvents::read(&path)?, adapter: adapter(folder)? };
+        ensure!(matches!(record.events.outcome, Some(Outcome::Finished(_))), "by {} it has not finished", path.display());
+        let trains = record.events.setup.as_ref().is_some_and(|setup| setup.num_trainable_params > 0);
+        ensure!(!(trains && record.adapter.is_empty()), "{} is missing or empty", adapter_path(folder).display());
+        tensors(&record.adapter).with_context(|| format!("{} is damaged", adapter_path(folder).display()))?;
+        Ok(record)
+    }
+}
+
+/// Compares a recorded run with what it is now.
+pub fn compare(recorded: &Record, now: &Record) -> anyhow::Result<Result<Compared, Difference>> {
     let mut check = Check { compared: Compared::default() };
-    let found = check.all(&old, &new).and_then(|()| check.adapter(&adapter(recorded)?, &adapter(now)?));
+    let found = check.all(&recorded.events, &now.events).and_then(|()| check.adapter(&recorded.adapter, &now.adapter));
     Ok(match found {
         Ok(()) => Ok(check.compared),
         Err(Stop::Differs(difference)) => Err(difference),
@@ -144,11 +164,15 @@ impl Check {
 
 /// The bytes of a run's adapter; none for a run that trains nothing.
 fn adapter(run_dir: &Path) -> anyhow::Result<Vec<u8>> {
-    let path = run_dir.join("adapter").join("adapter_model.safetensors");
+    let path = adapter_path(run_dir);
     match path.exists() {
         true => std::fs::read(&path).with_context(|| format!("could not read {}", path.display())),
         false => Ok(Vec::new()),
     }
+}
+
+fn adapter_path(run_dir: &Path) -> PathBuf {
+    run_dir.join("adapter").join("adapter_model.safetensors")
 }
 
 /// A tensor's shape and type as its header says, and its bytes.
@@ -174,7 +198,7 @@ fn tensors(file: &[u8]) -> anyhow::Result<BTreeMap<String, Tensor<'_>>> {
         };
         header.into_iter().filter(|(name, _)| name != "__metadata__").map(tensor).collect()
     };
-    read().context("the adapter is not a whole safetensors file")
+    read().context("it is not a whole safetensors file")
 }
 
 #[cfg(test)]
@@ -204,6 +228,7 @@ mod tests {
             Event::Step(StepRecord { step: 1, loss, lr: 0.1, seconds: 0.5, ..StepRecord::default() }),
             Event::Eval(EvalRecord { step: 1, split: "test".into(), metrics, ..EvalRecord::default() }),
             Event::Predictions { step: 1, split: "test".into(), items: vec![item] },
+            Event::Finished(Box::default()),
         ];
         let text: String = events.iter().map(|event| serde_json::to_string(event).unwrap() + "\n").collect();
         std::fs::write(folder.path().join("events.jsonl"), text).unwrap();
@@ -216,7 +241,8 @@ mod tests {
     fn the_first_difference_is_named() {
         let weights = safetensors(&[("a", 1.0), ("b", 2.0)]);
         let recorded = folder(0.1 + 0.2, 0.5, "yes", &weights);
-        let against = |other: TempDir| compare(recorded.path(), other.path()).unwrap();
+        let recorded = Record::read(recorded.path()).unwrap();
+        let against = |other: TempDir| compare(&recorded, &Record::read(other.path()).unwrap()).unwrap();
         let same = against(folder(0.1 + 0.2, 0.5, "yes", &weights)).unwrap();
         assert_eq!(same, Compared { steps: 1, metrics: 1, predictions: 1, adapter_bytes: weights.len() });
         let difference = |other| against(other).unwrap_err().to_string();

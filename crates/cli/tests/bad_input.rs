@@ -178,3 +178,55 @@ fn a_manifest_that_was_changed_is_refused_with_the_way_out() {
     let kept = fs::read_to_string(playground.path("results/s/sweep.toml")).unwrap();
     assert!(kept.contains("epochs = 2, batch_size = 4"), "the sweep's file stays what it was: {kept}");
 }
+
+#[test]
+fn a_record_that_is_not_whole_is_found_out_before_the_run_is_made_again() {
+    let playground = Playground::new();
+    playground.sweep_file("s", LORA);
+    playground.expect(0, &["sweep", "s.toml", "--no-report"]);
+    let run = playground.runs("results", "s").remove(0);
+    let id = run.file_name().unwrap().to_str().unwrap().to_owned();
+    let check = |problem: &str| {
+        let ran = playground.expect(4, &["rerun", &id, "--check"]);
+        assert!(ran.error().contains("has no whole record to compare with") && ran.error().contains(problem), "{}", ran.stderr);
+        assert!(!ran.stderr.contains("done  "), "it was run: {}", ran.stderr);
+    };
+    let (events, adapter) = (run.join("events.jsonl"), run.join("adapter/adapter_model.safetensors"));
+    let (whole_events, whole_adapter) = (fs::read_to_string(&events).unwrap(), fs::read(&adapter).unwrap());
+    fs::write(&adapter, &whole_adapter[..whole_adapter.len() / 2]).unwrap();
+    check("adapter_model.safetensors is damaged: it is not a whole safetensors file");
+    fs::remove_file(&adapter).unwrap();
+    check("adapter_model.safetensors is missing or empty");
+    fs::write(&adapter, whole_adapter).unwrap();
+    let lines: Vec<&str> = whole_events.lines().collect();
+    fs::write(&events, lines[..lines.len() / 2].join("\n")).unwrap();
+    check("events.jsonl it has not finished");
+    fs::write(&events, "{}\n{}\n").unwrap();
+    check("events.jsonl:1: expected an event as JSON");
+    // The tables say what they lack, wherever they go.
+    let exported = playground.expect(0, &["export", "--table", "runs"]);
+    assert!(exported.stderr.contains(&format!("warning: run {id} is left out: ")), "{}", exported.stderr);
+    fs::remove_file(&events).unwrap();
+    check("there is no events.jsonl");
+    let ran = playground.expect(2, &["rerun", "s.toml"]);
+    assert!(ran.error().contains("s.toml is a sweep file, no manifest of a run\nhint: `peftbench sweep`"), "{}", ran.stderr);
+    let ran = playground.expect(7, &["score", "--task", "world/sentiment", "--predictions", "bases/tiny/model.safetensors"]);
+    assert!(ran.error().contains("expected JSON Lines in UTF-8"), "{}", ran.stderr);
+}
+
+#[test]
+fn a_sweep_that_cannot_be_read_does_not_hide_the_others() {
+    let playground = Playground::new();
+    for sweep in ["a", "b"] {
+        playground.sweep_file(sweep, "method = \"none\"");
+        playground.expect(0, &["sweep", &format!("{sweep}.toml"), "--no-report"]);
+    }
+    playground.write("results/a/store.json", "garbage");
+    let ran = playground.expect(1, &["status"]);
+    assert!(
+        ran.stdout.starts_with("b: 1 done\n") && ran.error().contains("results/a/store.json: expected value"),
+        "{}{}",
+        ran.stdout,
+        ran.stderr
+    );
+}

@@ -33,11 +33,54 @@ fn the_models_of_a_sweep_come_from_another_folder_once() {
     fs::remove_dir_all(playground.path("far")).unwrap();
     playground.expect(0, &["sweep", "s.toml"]);
     let ran = playground.expect(7, &["fetch", "absent", "--from", "models"]);
-    assert!(ran.error().contains("model `absent` is in none of: models; give its folder"), "{}", ran.stderr);
+    assert!(ran.error().contains("model `absent` is in none of: models"), "{}", ran.stderr);
     let ran = playground.expect(7, &["fetch", "--task", "math/mawps"]);
     assert!(ran.error().contains("the data of `math/mawps` is not on the hub in a form that is read here"), "{}", ran.stderr);
     playground.expect(2, &["fetch"]);
     playground.expect(2, &["fetch", "--dataset", "acme/data"]);
+}
+
+#[test]
+fn what_only_probes_of_learning_rates_need_is_fetched_too() {
+    let playground = Playground::new();
+    playground.make_model("small");
+    let select = "[select.lr]\ngrid = [1e-3, 1e-2]\nprobe = { model = \"small\", task = { type = \"celeba\" } }\n";
+    let file = playground.sweep_file("s", &format!("method = \"lora\"\n{select}"));
+    std::fs::write(&file, fs::read_to_string(&file).unwrap().replacen("lr = 1e-3, ", "", 1)).unwrap();
+    fs::rename(playground.path("bases"), playground.path("far")).unwrap();
+    let ran = playground.expect(0, &["fetch", "s.toml", "--dry-run"]);
+    assert!(ran.stdout.starts_with("to fetch: data of celeba from tpremoli/CelebA-attrs, "), "{}", ran.stdout);
+    let file = playground.sweep_file("t", &format!("method = \"lora\"\n{}", select.replace(", task = { type = \"celeba\" }", "")));
+    std::fs::write(&file, fs::read_to_string(&file).unwrap().replacen("lr = 1e-3, ", "", 1)).unwrap();
+    let ran = playground.expect(0, &["fetch", "t.toml", "--from", "far"]);
+    assert_eq!(ran.stdout, "tiny: models/tiny\nsmall: models/small\n");
+}
+
+#[test]
+fn a_model_that_is_not_whole_is_not_taken() {
+    let playground = Playground::new();
+    let tiny = playground.path("bases/tiny");
+    let weights = fs::read(tiny.join("model.safetensors")).unwrap();
+    let damaged = |name: &str, damage: &dyn Fn(&Path), problem: &str| {
+        let folder = playground.path("far").join(name);
+        copy(&tiny, &folder);
+        damage(&folder);
+        let ran = playground.expect(7, &["fetch", name, "--from", "far"]);
+        assert!(ran.error().contains(problem) && ran.error().contains("was not taken"), "{}", ran.stderr);
+        assert!(!playground.path("models").join(name).exists());
+    };
+    damaged(
+        "cut",
+        &|folder| fs::write(folder.join("model.safetensors"), &weights[..weights.len() / 2]).unwrap(),
+        "model.safetensors is damaged",
+    );
+    damaged("weightless", &|folder| fs::remove_file(folder.join("model.safetensors")).unwrap(), "no .safetensors file in it");
+    damaged("speechless", &|folder| fs::remove_file(folder.join("tokenizer.json")).unwrap(), "tokenizer.json");
+    damaged("shapeless", &|folder| fs::write(folder.join("config.json"), "{").unwrap(), "config.json");
+    let ran = playground.expect(2, &["fetch", ""]);
+    assert!(ran.error().contains("found an empty one"), "{}", ran.stderr);
+    let ran = playground.expect(3, &["fetch", "--task", "nope"]);
+    assert!(ran.error().starts_with("error: unknown task `nope`"), "{}", ran.stderr);
 }
 
 #[test]

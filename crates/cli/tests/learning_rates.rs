@@ -87,6 +87,18 @@ fn probes_choose_on_validation_and_the_cells_take_the_rates() {
     let plan = playground.expect(0, &["plan", "s.toml"]).stdout;
     assert!(plan.contains("6 probes: 6 done\n5 runs from 6 cells: 5 done\nnothing to run\n"), "{plan}");
 
+    // The record of choices is cut off: all else is shown, and the same sweep chooses again from the probes it has.
+    let record = folder.join("select.json");
+    let choices = fs::read_to_string(&record).unwrap();
+    fs::write(&record, &choices[..choices.len() / 2]).unwrap();
+    let status = playground.expect(0, &["status"]).stdout;
+    assert!(status.starts_with("s: 11 done\n\ncould not be read: ") && status.contains("select.json: EOF"), "{status}");
+    let ran = playground.expect(0, &["collect"]);
+    assert!(ran.stderr.contains("select.json: EOF") && ran.stdout == collected, "{}{}", ran.stdout, ran.stderr);
+    playground.expect(0, &["sweep", "s.toml"]);
+    assert_eq!(fs::read_to_string(&record).unwrap(), choices);
+    assert_eq!(tables::read_select(&folder).unwrap(), rows);
+
     // A chosen rate stands in the manifest: the run is made again from that alone.
     let cell = cells.iter().find(|run| manifest(run).spec.method_label() == "lora r=2").unwrap();
     fs::rename(cell, playground.path("alone")).unwrap();
@@ -102,7 +114,15 @@ fn a_rate_that_diverges_loses_and_where_all_do_the_cells_fail_and_name_the_probe
     sweep_file(&playground, "s", &format!("{method}{}", select("[1e-3, 1e38]", "")));
     let ran = playground.expect(0, &["sweep", "s.toml", "--no-report"]);
     assert!(ran.stderr.contains("probes of learning rates: 1 done, 1 failed in"), "{}", ran.stderr);
-    assert!(ran.stderr.contains("the best rate, 1e-3, is the lowest of the grid"), "{}", ran.stderr);
+    // Twelve steps a probe teach it nothing, so that what is chosen is noise, and the record, the table and the report say so.
+    assert!(ran.stderr.contains("the best rate, 1e-3, is within noise of guessing"), "{}", ran.stderr);
+    assert!(ran.stderr.contains("; it is the lowest of the grid"), "{}", ran.stderr);
+    assert!(fs::read_to_string(playground.path("results/s/select.json")).unwrap().contains("\"within_noise_of\": \"chance\""));
+    let chosen = tables::read_select(&playground.path("results/s")).unwrap().into_iter().find(|row| row.chosen).unwrap();
+    assert_eq!(chosen.within_noise_of.as_deref(), Some("chance"));
+    playground.expect(0, &["report", "s"]);
+    let figure = fs::read_to_string(playground.path("results/s/figures/learning-rates.svg")).unwrap();
+    assert!(figure.contains("Within noise of guessing"), "the note of the figure");
     assert!(ran.stderr.contains("\ns: 1 done in"), "{}", ran.stderr);
     let again = playground.expect(0, &["sweep", "s.toml", "--no-report"]);
     assert!(again.stderr.contains("1 done before, 1 failed before"), "{}", again.stderr);

@@ -5,7 +5,7 @@
 mod common;
 
 use common::{Playground, Ran, Result, TINY_MAMBA, count_events, is_done, signal, state, wait_for};
-use peftbench_results::{rows::Status, tables};
+use peftbench_results::{RunRow, rows::Status, tables};
 use peftbench_spec::event::{Event, PhaseRecord};
 use std::fs;
 use std::process::Child;
@@ -35,7 +35,12 @@ fn a_sweep_leaves_tables_and_a_report_and_never_repeats_a_run() {
         assert!(run.primary_value.is_some() && run.version == env!("CARGO_PKG_VERSION") && run.rustc.starts_with("rustc"));
         assert_eq!((run.attempt, run.threads, run.tokenizer_hash.is_some()), (1, Some(1), true));
     }
-    assert_eq!(runs.iter().filter(|run| run.num_trainable_params == Some(0)).count(), 1);
+    let (zero_shot, trained): (Vec<_>, Vec<_>) = runs.iter().partition(|run| run.num_trainable_params == Some(0));
+    assert_eq!(zero_shot.len(), 1);
+    // What trains nothing reads no training example, and has the same tests as the others.
+    let examples = |run: &RunRow| (run.train_samples, run.valid_samples, run.test_samples, run.dropped_samples);
+    assert_eq!(examples(zero_shot[0]), (Some(0), Some(16), Some(16), Some(0)));
+    assert!(trained.iter().all(|run| examples(run) == (Some(48), Some(16), Some(16), Some(0))));
     let events = || playground.runs("results", "s").iter().map(|run| fs::read(run.join("events.jsonl")).unwrap()).collect::<Vec<_>>();
     let before = events();
     let again = playground.expect(0, &["sweep", "s.toml"]);
@@ -106,6 +111,12 @@ fn the_verbs_that_look_at_results() {
     let row: Vec<&str> = compared.lines().nth(1).unwrap().split_whitespace().collect();
     assert!(compared.starts_with("model  task ") && row[..2] == ["tiny", "world/sentiment"], "{compared}");
     assert!(compared.contains("lora r=2 · q_proj,v_proj") && compared.contains("McNemar, items"), "{compared}");
+    assert!(!compared.contains("zero-shot"), "{compared}");
+    let zero_shot = playground.expect(0, &["compare", "lora", "none"]).stdout;
+    assert!(
+        zero_shot.contains("McNemar, items") && zero_shot.contains("a zero-shot run has no seed, so that seeds are not paired"),
+        "{zero_shot}"
+    );
     let ids: Vec<&str> = plan.iter().map(|run| run["run_id"].as_str().unwrap()).collect();
     let json = playground.expect(0, &["compare", ids[1], ids[2], "--measure", "peak_memory", "--json"]).stdout;
     let json: serde_json::Value = serde_json::from_str(&json).unwrap();
@@ -115,8 +126,10 @@ fn the_verbs_that_look_at_results() {
     assert!(playground.expect(0, &["compare", "s", "s"]).stdout.contains("+0.000"));
     for (code, words, problem) in [
         (2, ["lora", "s"], "are of different kinds"),
-        (2, ["lora", "none"], "a zero-shot run has no seed"),
-        (4, ["lora", "dora"], "no finished runs of `lora` and `dora`"),
+        (4, ["lora", "dora"], "no finished run of `dora` has the measure `score`"),
+        (4, ["method = \"lora\"", "lora"], "agree in all else"),
+        (2, ["method = \"lroa\"", "full"], "did you mean `lora`?"),
+        (4, ["lroa", "full"], "`lroa` is no method and no sweep, and no run `lroa`: stored: "),
         (2, ["metod = \"lora\"", "full"], "did you mean `method`?"),
         (2, ["method = lora", "full"], "write it as in TOML"),
         (4, ["lora", "ffff"], "no run `ffff`"),

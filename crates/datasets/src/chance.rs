@@ -8,19 +8,20 @@ use crate::error::Result;
 use crate::example::Example;
 use crate::format::Scoring;
 use crate::tasks::Task;
+use peftbench_spec::event::Chance;
 use peftbench_spec::seed::stream;
 
 /// How often all answers are drawn anew; the mean of so many is off by a fifth of what the test itself is.
 const DRAWS: usize = 4;
 
 /// The task's primary metric where the answer of each example is drawn from its options or, where any text may answer, is that of another
-/// example. Always the same for the same examples. None for fewer than two examples, and where a text's probability is measured.
-pub fn chance(task: &dyn Task, examples: &[Example]) -> Result<Option<f64>> {
+/// example; its standard error is that of one such set of answers. Always the same for the same examples. None for fewer than two examples, and where a text's probability is measured.
+pub fn chance(task: &dyn Task, examples: &[Example]) -> Result<Option<Chance>> {
     if examples.len() < 2 || task.format().scoring == Scoring::Perplexity {
         return Ok(None);
     }
     let mut draws = stream(0, "chance");
-    let mut total = 0.0;
+    let mut drawn = Vec::with_capacity(DRAWS);
     for _ in 0..DRAWS {
         // One shift for all: each answer is given once, so that the labels are as frequent as they are.
         let shift = 1 + draw::below(&mut draws, examples.len() - 1);
@@ -31,9 +32,12 @@ pub fn chance(task: &dyn Task, examples: &[Example]) -> Result<Option<f64>> {
         };
         let answers: Vec<String> = examples.iter().enumerate().map(&mut answer).collect();
         let Some(primary) = task.score(examples, &answers)?.values.into_iter().next() else { return Ok(None) };
-        total += primary.value;
+        drawn.push(primary);
     }
-    Ok(Some(total / DRAWS as f64))
+    let mean = |values: &[f64]| values.iter().sum::<f64>() / DRAWS as f64;
+    let stderrs: Option<Vec<f64>> = drawn.iter().map(|primary| primary.stderr).collect();
+    let value = mean(&drawn.iter().map(|primary| primary.value).collect::<Vec<_>>());
+    Ok(Some(Chance { value, stderr: stderrs.map(|stderrs| mean(&stderrs)) }))
 }
 
 #[cfg(test)]
@@ -47,7 +51,18 @@ mod tests {
         component.options.insert("test".to_owned(), 400.into());
         let task = tasks::build(&component).unwrap();
         let examples = task.load(&crate::DataSource::default()).unwrap().test;
-        chance(&*task, &examples).unwrap()
+        chance(&*task, &examples).unwrap().map(|chance| chance.value)
+    }
+
+    #[test]
+    fn its_standard_error_is_that_of_a_score_on_as_many_items() {
+        let mut component = Component::named("world/choice");
+        component.options.insert("test".to_owned(), 400.into());
+        let task = tasks::build(&component).unwrap();
+        let examples = task.load(&crate::DataSource::default()).unwrap().test;
+        let found = chance(&*task, &examples).unwrap().unwrap();
+        let expected = (found.value * (1.0 - found.value) / 400.0).sqrt();
+        assert!((found.stderr.unwrap() / expected - 1.0).abs() < 0.01, "{found:?}, {expected}");
     }
 
     #[test]

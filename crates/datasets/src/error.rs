@@ -44,8 +44,8 @@ pub enum DataError {
         /// The file.
         path: PathBuf,
     },
-    /// A file of images or labels is not what its format says.
-    #[error("{path}: {problem}; fetch the file again", path = path.display())]
+    /// A file is not what its format says.
+    #[error("{path}: {problem}; name another file, or fetch this one again", path = path.display())]
     Damaged {
         /// The file.
         path: PathBuf,

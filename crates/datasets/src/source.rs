@@ -84,10 +84,12 @@ pub(crate) struct Row {
 
 /// Reads all rows of one file; blank lines are skipped.
 pub(crate) fn read_rows(path: &Path) -> Result<Vec<Row>> {
-    let text = std::fs::read_to_string(path).map_err(|error| DataError::Io {
-        action: "read",
-        path: path.to_owned(),
-        problem: error.to_string(),
+    let text = std::fs::read_to_string(path).map_err(|error| match error.kind() {
+        std::io::ErrorKind::InvalidData => {
+            let problem = "expected JSON Lines in UTF-8, one object a line, found other bytes".to_owned();
+            DataError::Damaged { path: path.to_owned(), problem }
+        }
+        _ => DataError::Io { action: "read", path: path.to_owned(), problem: error.to_string() },
     })?;
     let shared: Arc<Path> = Arc::from(path);
     let mut rows = Vec::new();

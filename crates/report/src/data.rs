@@ -33,7 +33,7 @@ pub struct Data {
     pub layers: Vec<LayerRow>,
     /// What methods selected of state spaces.
     pub dimensions: Vec<DimensionRow>,
-    /// Runs that could not be read: id and reason.
+    /// Runs that could not be read, and the record of choices if that could not: id or file, and reason.
     pub damaged: Vec<(String, String)>,
     /// Display cells, sorted.
     pub cells: Vec<Cell>,
@@ -140,7 +140,7 @@ impl Data {
             evals: tables::read_evals(sweep_dir)?,
             layers: tables::read_layers(sweep_dir)?,
             dimensions: tables::read_dimensions(sweep_dir)?,
-            damaged: collected.damaged.iter().map(|d| (d.run_id.clone(), d.problem.clone())).collect(),
+            damaged: damaged(collected),
             cells: Vec::new(),
             claims: None,
             names,
@@ -271,7 +271,7 @@ impl Data {
         let mut parts = vec![
             few(list(&|cell| cell.place.model.clone()), "model"),
             few(list(&|cell| cell.place.task.clone()), "task"),
-            format!("{} train / {} test examples", range(&|r| r.train_samples), range(&|r| r.test_samples)),
+            format!("{} train / {} test examples", range(&|r| r.train_samples.filter(|_| !r.is_zero_shot())), range(&|r| r.test_samples)),
             format!("{}, {}", counted(range(&|r| Some(r.epochs)), "epoch"), counted(range(&|r| r.total_steps), "step")),
             format!("{} {}", if seeds.len() == 1 { "seed" } else { "seeds" }, seeds.join(", ")),
             device,
@@ -282,6 +282,12 @@ impl Data {
         }
         parts.join(" · ")
     }
+}
+
+/// What could not be read, and why.
+fn damaged(collected: &Collected) -> Vec<(String, String)> {
+    let choices = collected.choices_problem.iter().map(|problem| ("select.json".to_owned(), problem.clone()));
+    collected.damaged.iter().map(|run| (run.run_id.clone(), run.problem.clone())).chain(choices).collect()
 }
 
 /// `1 epoch`, `3 epochs`, `1–3 epochs`.

@@ -3,9 +3,8 @@
 use crate::data::Data;
 use crate::error::{ReportError, Result};
 use crate::tables::{Heading, TABLES, TextTable, latex, markdown};
-use crate::write::current_tables;
 use peftbench_results::rows::{Column, Kind};
-use peftbench_results::tables;
+use peftbench_results::{Collected, tables};
 use peftbench_spec::suggest;
 use serde_json::{Map, Value};
 use std::path::Path;
@@ -28,12 +27,12 @@ pub fn names() -> Vec<&'static str> {
     TABLES.iter().map(|(name, _)| *name).chain(tables::ALL.iter().map(|(name, _)| *name)).collect()
 }
 
-/// The table `name` of a sweep, brought up to date with its runs. `columns` are those to show, in their order; all where there are none.
+/// The table `name` of a sweep, of which [`current_tables`](crate::current_tables) has `collected` the runs. `columns` are those to show, in their order; all where there are none.
 ///
 /// # Errors
 /// There is no such table or column, there are no results yet, or a file cannot be read.
-pub fn export(sweep_dir: &Path, name: &str, columns: &[String], format: ExportFormat) -> Result<String> {
-    let mut sheet = Sheet::read(sweep_dir, name)?;
+pub fn export(sweep_dir: &Path, collected: &Collected, name: &str, columns: &[String], format: ExportFormat) -> Result<String> {
+    let mut sheet = Sheet::read(sweep_dir, collected, name)?;
     if !columns.is_empty() {
         sheet = sheet.with_columns(name, columns)?;
     }
@@ -54,8 +53,7 @@ struct Sheet {
 }
 
 impl Sheet {
-    fn read(sweep_dir: &Path, name: &str) -> Result<Self> {
-        let collected = current_tables(sweep_dir)?;
+    fn read(sweep_dir: &Path, collected: &Collected, name: &str) -> Result<Self> {
         if let Some((_, read)) = tables::ALL.iter().find(|(known, _)| *known == name) {
             let table = read(sweep_dir)?;
             let row = |mut row: Map<String, Value>| {
@@ -71,7 +69,7 @@ impl Sheet {
         let Some((_, make)) = TABLES.iter().find(|(known, _)| *known == name) else {
             return Err(ReportError::UnknownTable { asked: name.to_owned(), hint: suggest::hint(name, names()) });
         };
-        let Some(TextTable { caption, columns, rows, note }) = make(&Data::read(sweep_dir, &collected)?) else {
+        let Some(TextTable { caption, columns, rows, note }) = make(&Data::read(sweep_dir, collected)?) else {
             return Err(ReportError::EmptyTable { table: name.to_owned(), path: sweep_dir.to_owned() });
         };
         let rows = rows.into_iter().map(|row| row.into_iter().map(Value::from).collect()).collect();

@@ -27,6 +27,8 @@ pub struct Collected {
     pub configurations: usize,
     /// Runs whose files could not be read, with the reason. They are in no table.
     pub damaged: Vec<Damaged>,
+    /// Why the record of chosen learning rates, `select.json`, could not be read, and the way out. The table `select` is then empty.
+    pub choices_problem: Option<String>,
     /// Runs whose tables were made (again) from their events.
     pub rebuilt: Vec<String>,
     /// The tables written.
@@ -54,7 +56,8 @@ impl Collected {
 /// runs are in `runs` with their status and error.
 ///
 /// # Errors
-/// There is no folder `runs`, no run in it, or a table cannot be written. A damaged run is no error: see [`Collected::damaged`].
+/// There is no folder `runs`, no run in it, or a table cannot be written. A damaged run is no error, nor is a damaged record of choices: see
+/// [`Collected::damaged`] and [`Collected::choices_problem`].
 pub fn collect(sweep_dir: &Path) -> Result<Collected> {
     let mut collected = Collected::default();
     let folders = run_folders(sweep_dir)?;
@@ -86,7 +89,8 @@ fn run_folders(sweep_dir: &Path) -> Result<Vec<PathBuf>> {
     let mut folders = Vec::new();
     for entry in entries {
         let path = entry.map_err(|e| ResultsError::io("list", &runs, e))?.path();
-        if path.join("manifest.toml").is_file() {
+        // A folder that cannot be looked into is a run until it is read, and then a damaged one.
+        if !matches!(path.join("manifest.toml").try_exists(), Ok(false)) {
             folders.push(path);
         }
     }
@@ -187,7 +191,11 @@ impl Fragments {
         put(&self.predictions, table_path::<PredictionRow>(sweep_dir))?;
         let runs_path = table_path::<RunRow>(sweep_dir);
         let mut runs: Vec<RunRow> = self.run.rows(&runs_path)?;
-        let choices = choices(sweep_dir)?;
+        let choices = choices(sweep_dir).unwrap_or_else(|error| {
+            collected.choices_problem = Some(error.to_string());
+            runs.iter_mut().filter(|run| run.role == Role::Cell).for_each(|run| run.lr_source = LrSource::Unknown);
+            Vec::new()
+        });
         let selected: BTreeSet<&str> = choices.iter().flat_map(|choice| &choice.runs).map(RunId::as_str).collect();
         for run in runs.iter_mut().filter(|run| selected.contains(run.run_id.as_str())) {
             run.lr_source = LrSource::Selected;
@@ -214,7 +222,8 @@ fn choices(sweep_dir: &Path) -> Result<Vec<LrChoice>> {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(Vec::new()),
         text => {
             let text = text.map_err(|e| ResultsError::io("read", &path, e))?;
-            let record: SelectionRecord = serde_json::from_slice(&text).map_err(|e| ResultsError::table(&path, e))?;
+            let record: SelectionRecord =
+                serde_json::from_slice(&text).map_err(|error| ResultsError::Choices { path: path.clone(), problem: error.to_string() })?;
             Ok(record.lr)
         }
     }

@@ -1,13 +1,14 @@
 //! Errors of reading and writing results: each names the file, what was found, and the way out.
 
 use peftbench_spec::SpecError;
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
 /// What can go wrong with events, fragments and tables.
 #[derive(Debug, thiserror::Error)]
 pub enum ResultsError {
     /// The system refused to read or write.
-    #[error("could not {action} {path}: {source}", path = path.display())]
+    #[error("could not {action} {path}: {source}{hint}", path = path.display(), hint = way_out(source))]
     Io {
         /// What was tried, as a verb: `read`, `write`.
         action: &'static str,
@@ -35,6 +36,18 @@ pub enum ResultsError {
         /// The file.
         path: PathBuf,
         /// What was expected and what was found.
+        problem: String,
+    },
+    /// The record of chosen learning rates is damaged.
+    #[error(
+        "{path}: {problem}; which learning rates were chosen is not in the tables: give the same `peftbench sweep` again, which makes the choices \
+         anew from the recorded probes",
+        path = path.display()
+    )]
+    Choices {
+        /// The file.
+        path: PathBuf,
+        /// The parser's message.
         problem: String,
     },
     /// A table was written by a newer version.
@@ -66,6 +79,13 @@ pub enum ResultsError {
     /// A manifest cannot be read.
     #[error(transparent)]
     Spec(#[from] SpecError),
+}
+
+fn way_out(error: &std::io::Error) -> &'static str {
+    match error.kind() {
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => "; change its permissions, or take a copy of the results",
+        _ => "",
+    }
 }
 
 impl ResultsError {

@@ -175,12 +175,41 @@ fn choices_of_learning_rates_are_a_table_and_probes_no_configuration() {
     assert_eq!(after.probes, BTreeMap::from([(Status::Done, 7), (Status::Failed, 3)]));
     let rows = tables::read_select(&sweep.path).unwrap();
     let chosen: Vec<_> =
-        rows.iter().filter(|row| row.chosen).map(|row| (row.lr, row.at_edge.as_deref(), row.valid_loss.is_some())).collect();
-    assert_eq!((rows.len(), chosen), (10, vec![(1e-3, None, true), (1e-1, Some("highest"), true)]));
+        rows.iter().filter(|row| row.chosen).map(|row| (row.lr, row.at_edge.as_deref(), row.within_noise_of.as_deref())).collect();
+    assert_eq!((rows.len(), chosen), (10, vec![(1e-3, None, Some("other_rates")), (1e-1, Some("highest"), None)]));
+    assert!(rows.iter().filter(|row| row.chosen).all(|row| row.valid_loss.is_some()));
+    assert!(rows.iter().filter(|row| !row.chosen).all(|row| row.within_noise_of.is_none()));
     let lost = rows.iter().find(|row| row.status == Status::Failed).unwrap();
     assert_eq!((lost.failure_kind.as_deref(), lost.valid_value, lost.chosen), (Some("nan_loss"), None, false));
     let runs = tables::read_runs(&sweep.path).unwrap();
     let probes: Vec<_> = runs.iter().filter(|run| run.role == Role::Probe).collect();
     assert_eq!((probes.len(), runs.iter().filter(|run| run.lr_source == LrSource::Selected).count()), (10, 2));
     assert!(probes.iter().all(|run| run.primary_value.is_none() && run.lr_source == LrSource::Fixed));
+}
+
+#[test]
+fn a_damaged_record_of_choices_is_named_and_the_runs_are_collected() {
+    let sweep = sweep();
+    write_probes(&sweep.path, &Size::SMALL);
+    let whole = collect(&sweep.path).unwrap();
+    assert_eq!(whole.choices_problem, None);
+    fs::write(sweep.path.join("select.json"), "{\"lr\": [").unwrap();
+    let collected = collect(&sweep.path).unwrap();
+    assert_eq!((&collected.runs, &collected.probes, collected.configurations), (&whole.runs, &whole.probes, whole.configurations));
+    let problem = collected.choices_problem.unwrap();
+    assert!(problem.contains("select.json: EOF while parsing") && problem.contains("give the same `peftbench sweep` again"), "{problem}");
+    assert_eq!(tables::read_select(&sweep.path).unwrap(), []);
+    let runs = tables::read_runs(&sweep.path).unwrap();
+    assert!(runs.iter().all(|run| (run.role == Role::Cell) == (run.lr_source == LrSource::Unknown)));
+}
+
+#[cfg(unix)]
+#[test]
+fn a_run_that_cannot_be_looked_into_is_named() {
+    let sweep = sweep();
+    let manifest = sweep.runs[0].join("manifest.toml");
+    fs::remove_file(&manifest).unwrap();
+    std::os::unix::fs::symlink(&manifest, &manifest).unwrap();
+    let damaged = collect(&sweep.path).unwrap().damaged;
+    assert!(damaged.len() == 1 && damaged[0].problem.contains("manifest.toml"), "{damaged:?}");
 }

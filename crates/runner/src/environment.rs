@@ -3,7 +3,10 @@
 use crate::error::{Result, RunError};
 use crate::hub::{self, HubId, HubSettings, Kind};
 use peftbench_datasets::{DataSource, GgufVocabulary, TextTokenizer};
+use peftbench_models::checkpoint::Checkpoint;
+use peftbench_models::config::ModelConfig;
 use peftbench_models::gguf::GgufFile;
+use peftbench_models::s4d::{S4D, S4d};
 use peftbench_models::{Model, load};
 use peftbench_ops::Device;
 use peftbench_ops::device::{DeviceChoice, host};
@@ -126,6 +129,23 @@ impl ModelFiles {
                 vocabulary: model.vocab_size(),
             }),
         }
+    }
+
+    /// Checks that what runs read of it is there and whole: config, headers and lengths of the weights, tokenizer. No weight is read.
+    ///
+    /// # Errors
+    /// Names the file that is missing, damaged or cut short.
+    pub fn check(&self) -> Result<()> {
+        if self.is_gguf() {
+            return self.tokenizer().map(drop);
+        }
+        let config = ModelConfig::read(&self.path)?;
+        // A network over numbers may be random, and reads no text.
+        if config.model_type == S4D {
+            return Ok(S4d::load(&self.path, &host()).map(drop)?);
+        }
+        Checkpoint::open(&self.path, &host())?;
+        self.tokenizer().map(drop)
     }
 
     /// BLAKE3 over the names and contents of the files that make the model: its config and weights.

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum SpecError {
     /// A key or value at a known place of a spec is wrong.
-    #[error("{}: {problem}", at.describe())]
+    #[error("{}{problem}", at.describe())]
     Invalid {
         /// Where: the dotted key, and file and line once they are known.
         at: Place,
@@ -43,10 +43,12 @@ pub struct Place {
 }
 
 impl Place {
+    /// What stands before the problem: file and line, and the key, as far as there are any.
     fn describe(&self) -> String {
-        match &self.source {
-            Some((file, line)) => format!("{}:{line}: `{}`", file.display(), self.key),
-            None => format!("`{}`", self.key),
+        let source = self.source.as_ref().map(|(file, line)| format!("{}:{line}: ", file.display())).unwrap_or_default();
+        match self.key.as_str() {
+            "" => source,
+            key => format!("{source}`{key}`: "),
         }
     }
 }
@@ -75,3 +77,16 @@ impl SpecError {
 
 /// Shorthand for results of this crate.
 pub type Result<T> = std::result::Result<T, SpecError>;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_place_without_a_key_has_no_empty_quotes() {
+        let whole = SpecError::at("", "missing field `name`");
+        assert_eq!(whole.to_string(), "missing field `name`");
+        assert_eq!(whole.clone().below("axes").to_string(), "`axes`: missing field `name`");
+        assert_eq!(whole.located(std::path::Path::new("s.toml"), "").to_string(), "s.toml:1: missing field `name`");
+    }
+}

@@ -140,7 +140,7 @@ pub struct Setup {
     /// BLAKE3 over the examples of the training, validation and test split.
     #[serde(default)]
     pub split_hashes: [String; 3],
-    /// Examples used for training.
+    /// Examples used for training; 0 where nothing trains.
     pub train_samples: usize,
     /// Examples used for validation.
     pub valid_samples: usize,
@@ -155,6 +155,9 @@ pub struct Setup {
     /// Primary metric on the test split of answers that look at no prompt, where there is such a thing.
     #[serde(default)]
     pub test_chance: Option<f64>,
+    /// The same on the validation split, in a run that reads no test split.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub valid_chance: Option<Chance>,
     /// Training examples shortened to `max_length`, as a fraction.
     pub truncated_fraction: f64,
     /// Optimizer steps the run will make, in all stages.
@@ -163,6 +166,15 @@ pub struct Setup {
     pub device: String,
     /// Threads the run computes with.
     pub threads: usize,
+}
+
+/// The primary metric of answers that look at no prompt.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Chance {
+    /// Its value.
+    pub value: f64,
+    /// Its standard error over the items.
+    pub stderr: Option<f64>,
 }
 
 /// One tensor.

@@ -104,6 +104,9 @@ pub enum Decision {
         lr: f64,
         /// The end of the grid at which it lies: beyond it there may be a better one.
         at_edge: Option<Edge>,
+        /// What the score of the rate is no better than by more than noise: the choice is then one of chance.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        within_noise_of: Option<Floor>,
     },
     /// It cannot be made.
     Failed {
@@ -120,6 +123,26 @@ pub enum Edge {
     Lowest,
     /// The rate is the highest.
     Highest,
+}
+
+/// What probes that have learnt nothing, or all the same, cannot be told from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Floor {
+    /// Answers that look at no prompt.
+    Chance,
+    /// The probes of every other rate that have a score.
+    OtherRates,
+}
+
+impl Floor {
+    /// The name in tables.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Chance => "chance",
+            Self::OtherRates => "other_rates",
+        }
+    }
 }
 
 impl LrChoice {
@@ -144,21 +167,41 @@ impl LrChoice {
         })
     }
 
-    /// What should be known of it: that it lies at an end of the grid, or cannot be made.
+    /// What should be known of it, on one line: that it is a choice among noise, that it lies at an end of the grid, or that it cannot be
+    /// made.
     pub fn warning(&self) -> Option<String> {
-        match &self.decision {
-            Decision::Waiting | Decision::Chosen { at_edge: None, .. } => None,
-            Decision::Chosen { lr, at_edge: Some(edge) } => {
-                let (which, beyond) = match edge {
-                    Edge::Lowest => ("lowest", "lower"),
-                    Edge::Highest => ("highest", "higher"),
-                };
-                Some(format!(
-                    "{}: the best rate, {lr:e}, is the {which} of the grid; a {beyond} one may be better: extend `select.lr.grid`",
-                    self.label
-                ))
+        let remarks = match &self.decision {
+            Decision::Waiting => return None,
+            Decision::Failed { problem } => format!("no learning rate: {problem}"),
+            Decision::Chosen { lr, at_edge, within_noise_of } => {
+                let floor = within_noise_of.map(among_noise);
+                let edge = at_edge.map(at_end);
+                let remarks: Vec<&str> = floor.into_iter().chain(edge).collect();
+                if remarks.is_empty() {
+                    return None;
+                }
+                format!("the best rate, {lr:e}, {}", remarks.join("; it "))
             }
-            Decision::Failed { problem } => Some(format!("{}: no learning rate: {problem}", self.label)),
+        };
+        Some(format!("{}: {remarks}", self.label))
+    }
+}
+
+fn among_noise(floor: Floor) -> &'static str {
+    match floor {
+        Floor::Chance => {
+            "is within noise of guessing: its probes have learnt too little to choose by, let them train longer (`select.lr.probe`)"
         }
+        Floor::OtherRates => {
+            "is within noise of every other: the choice says little, give the probes longer training, more validation items or more seeds \
+             (`select.lr.probe`, `select.lr.seeds`)"
+        }
+    }
+}
+
+fn at_end(edge: Edge) -> &'static str {
+    match edge {
+        Edge::Lowest => "is the lowest of the grid; a lower one may be better: extend `select.lr.grid`",
+        Edge::Highest => "is the highest of the grid; a higher one may be better: extend `select.lr.grid`",
     }
 }

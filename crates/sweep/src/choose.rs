@@ -3,12 +3,35 @@
 //! A rate counts by the mean over its probes of the task's primary metric on validation, each at the epoch that was best. Of equal rates
 //! the one with the lower mean validation loss wins, then the smaller one. A rate of which a probe failed (the loss was no number, memory
 //! ran out) has lost. Nothing is chosen before every probe has ended.
+//!
+//! A choice is one *among noise* where the best rate's mean is not above that of guessing, or of any other rate, by more than the 95 %
+//! quantile of the normal distribution times the standard error of the difference, root of the sum of the squares of both. Scores on the same
+//! items go together, so that this says "noise" too often rather than too seldom.
 
 use peftbench_spec::RunId;
 use peftbench_spec::event::FailureKind;
-use peftbench_spec::lr_selection::{Decision, Edge};
+use peftbench_spec::lr_selection::{Decision, Edge, Floor};
 use std::cmp::Ordering;
 use std::collections::BTreeSet;
+
+/// Two-sided 95 % quantile of the normal distribution: the confidence of every interval of the results.
+const NORMAL_95: f64 = 1.959_963_984_540_054;
+
+/// A score and its standard error over the items.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Score {
+    /// The value.
+    pub value: f64,
+    /// Its standard error.
+    pub stderr: f64,
+}
+
+impl Score {
+    /// Whether it is above another by more than noise.
+    fn beats(self, other: Self) -> bool {
+        self.value - other.value > NORMAL_95 * self.stderr.hypot(other.stderr)
+    }
+}
 
 /// What a finished run scored on validation, at its best epoch.
 #[derive(Debug, Clone, PartialEq)]
@@ -19,6 +42,10 @@ pub struct Validation {
     pub higher_is_better: bool,
     /// Its value.
     pub value: f64,
+    /// Its standard error over the items, where the metric has one.
+    pub stderr: Option<f64>,
+    /// What answers that look at no prompt score, where there is such a thing.
+    pub chance: Option<Score>,
     /// Mean loss, in nats a token, where the task's evaluation has one.
     pub loss: Option<f64>,
 }
@@ -48,7 +75,28 @@ struct Survivor {
     lr: f64,
     /// The mean metric, negative where less is better.
     merit: f64,
+    /// Standard error of `merit`.
+    stderr: Option<f64>,
+    /// Mean metric of guessing, negative where less is better.
+    chance: Option<Score>,
     loss: Option<f64>,
+}
+
+impl Survivor {
+    fn score(&self) -> Option<Score> {
+        Some(Score { value: self.merit, stderr: self.stderr? })
+    }
+
+    /// What it is no better than by more than noise, of what it should be; nothing where the metric has no standard error.
+    fn within_noise_of(&self, survivors: &[Survivor]) -> Option<Floor> {
+        let own = self.score()?;
+        let mut others = survivors.iter().filter(|other| other.lr != self.lr).peekable();
+        match self.chance {
+            Some(chance) if !own.beats(chance) => Some(Floor::Chance),
+            _ if others.peek().is_none() => None,
+            _ => others.all(|other| other.score().is_some_and(|other| !own.beats(other))).then_some(Floor::OtherRates),
+        }
+    }
 }
 
 /// Chooses one of the rates, which ascend.
@@ -64,7 +112,8 @@ pub fn choose(tried: &[Tried]) -> Decision {
             format!("the probes have different primary metrics ({metrics}), whose mean says nothing: let `select.lr.per` name `task`");
         return Decision::Failed { problem };
     }
-    let Some(best) = tried.iter().filter_map(survivor).max_by(better) else {
+    let survivors: Vec<Survivor> = tried.iter().filter_map(survivor).collect();
+    let Some(best) = survivors.iter().max_by(|a, b| better(a, b)) else {
         return Decision::Failed { problem: all_failed(probes()) };
     };
     let at_end = |rate: Option<&Tried>| rate.is_some_and(|rate| rate.lr == best.lr);
@@ -73,7 +122,7 @@ pub fn choose(tried: &[Tried]) -> Decision {
         (_, true) => Some(Edge::Highest),
         _ => None,
     };
-    Decision::Chosen { lr: best.lr, at_edge }
+    Decision::Chosen { lr: best.lr, at_edge, within_noise_of: best.within_noise_of(&survivors) }
 }
 
 fn scored(result: &ProbeResult) -> Option<&Validation> {
@@ -85,9 +134,14 @@ fn scored(result: &ProbeResult) -> Option<&Validation> {
 
 fn survivor(rate: &Tried) -> Option<Survivor> {
     let found: Vec<&Validation> = rate.probes.iter().map(|(_, result)| scored(result)).collect::<Option<_>>()?;
-    let merit = mean(found.iter().map(|one| if one.higher_is_better { one.value } else { -one.value }).collect())?;
-    let losses: Option<Vec<f64>> = found.iter().map(|one| one.loss).collect();
-    merit.is_finite().then(|| Survivor { lr: rate.lr, merit, loss: losses.and_then(mean) })
+    let signed = |one: &Validation, value: f64| if one.higher_is_better { value } else { -value };
+    let known = |read: &dyn Fn(&Validation) -> Option<f64>| found.iter().map(|one| read(one)).collect::<Option<Vec<f64>>>().and_then(mean);
+    let merit = mean(found.iter().map(|one| signed(one, one.value)).collect())?;
+    // The error of a mean is at most the mean of the errors, which it is where all probes miss the same items.
+    let stderr = known(&|one| one.stderr);
+    let chance = known(&|one| Some(signed(one, one.chance?.value))).zip(known(&|one| Some(one.chance?.stderr)));
+    let chance = chance.map(|(value, stderr)| Score { value, stderr });
+    merit.is_finite().then(|| Survivor { lr: rate.lr, merit, stderr, chance, loss: known(&|one| one.loss) })
 }
 
 /// The mean, which does not depend on the order.
@@ -122,11 +176,11 @@ mod tests {
     }
 
     fn score(value: f64, loss: Option<f64>) -> ProbeResult {
-        ProbeResult::Scored(Validation { metric: "accuracy".into(), higher_is_better: true, value, loss })
+        ProbeResult::Scored(Validation { metric: "accuracy".into(), higher_is_better: true, value, stderr: None, chance: None, loss })
     }
 
     fn error(value: f64) -> ProbeResult {
-        ProbeResult::Scored(Validation { metric: "mse".into(), higher_is_better: false, value, loss: None })
+        ProbeResult::Scored(Validation { metric: "mse".into(), higher_is_better: false, value, stderr: None, chance: None, loss: None })
     }
 
     /// Rates 1, 2, 3, … with these probes.
@@ -140,7 +194,7 @@ mod tests {
 
     fn chosen(results: Vec<Vec<ProbeResult>>) -> Option<(f64, Option<Edge>)> {
         match choose(&rates(results)) {
-            Decision::Chosen { lr, at_edge } => Some((lr, at_edge)),
+            Decision::Chosen { lr, at_edge, .. } => Some((lr, at_edge)),
             _ => None,
         }
     }
@@ -181,6 +235,32 @@ mod tests {
             panic!("metrics were mixed")
         };
         assert!(problem.contains("(accuracy, mse)"), "{problem}");
+    }
+
+    /// A probe with a standard error of .05, on a task where guessing has .5 with the same.
+    fn sure(value: f64, higher_is_better: bool) -> ProbeResult {
+        let chance = Some(Score { value: if higher_is_better { 0.5 } else { 2.0 }, stderr: 0.05 });
+        ProbeResult::Scored(Validation { metric: "m".into(), higher_is_better, value, stderr: Some(0.05), chance, loss: None })
+    }
+
+    #[test]
+    fn a_choice_among_noise_is_noticed() {
+        let floor = |results: Vec<Vec<ProbeResult>>| match choose(&rates(results)) {
+            Decision::Chosen { within_noise_of, .. } => within_noise_of,
+            other => panic!("{other:?}"),
+        };
+        let more = |values: &[f64]| floor(values.iter().map(|value| vec![sure(*value, true)]).collect());
+        let less = |values: &[f64]| floor(values.iter().map(|value| vec![sure(*value, false)]).collect());
+        // 1.96 times the root of two times .05 is .139.
+        assert_eq!((more(&[0.5, 0.63, 0.4]), more(&[0.5, 0.65, 0.4])), (Some(Floor::Chance), None));
+        assert_eq!((more(&[0.8, 0.9, 0.85]), more(&[0.75, 0.9, 0.85])), (Some(Floor::OtherRates), None));
+        assert_eq!((less(&[2.1, 1.9]), less(&[0.2, 0.1, 0.15]), less(&[0.3, 0.1])), (Some(Floor::Chance), Some(Floor::OtherRates), None));
+        assert_eq!(more(&[0.0, 0.0]), Some(Floor::Chance), "below guessing");
+        assert_eq!(floor(vec![vec![sure(0.9, true)], vec![DIVERGED]]), None, "there is no other");
+        assert_eq!(floor(vec![vec![score(0.5, None)], vec![score(0.5, None)]]), None, "no standard error, no word");
+        let seeds = |a, b| vec![sure(a, true), sure(b, true)];
+        assert_eq!(floor(vec![seeds(0.9, 0.5), seeds(0.5, 0.5)]), None, "the means over seeds: .7 and .5");
+        assert_eq!(floor(vec![seeds(0.7, 0.5), seeds(0.5, 0.5)]), Some(Floor::Chance), "the means over seeds: .6 and .5");
     }
 
     fn results() -> impl Strategy<Value = Vec<Vec<ProbeResult>>> {

@@ -39,6 +39,7 @@ pub use error::{PlanError, StoreError};
 pub use expand::{Cell, expand};
 pub use plan::{Estimate, Plan, PlanStatus, PlannedRun, Resolver, Selection, WaitingCell, plan};
 pub use plan_row::PlanRow;
+pub use probes::cells_and_probes;
 pub use state::{Failure, State, Status};
 pub use store::Store;
 pub use supervise::{Observer, Outcome, Supervisor, SweepOutcome};

@@ -1,6 +1,6 @@
 //! The probes of `[select.lr]`: which runs try out which learning rates, for which cells.
 
-use crate::expand::{Cell, Choice, at_place, cell_of, plain};
+use crate::expand::{Cell, Choice, at_place, cell_of, expand, plain};
 use crate::fields;
 use crate::plan;
 use peftbench_spec::error::Place;
@@ -81,6 +81,19 @@ pub(crate) fn probe_cells(sweep: &SweepSpec, selection: &LrSelection, cell: &Cel
         Some(seeds) => seeds.iter().enumerate().map(|(i, &value)| probe(seed(value, format!("select.lr.seeds[{i}]")))).collect(),
         None => Ok(vec![probe(seed(first_seed, "seeds".to_owned()))?]),
     }
+}
+
+/// All that a sweep may run, as its file has it: its cells, and the probes that choose their learning rates. Errors name file and line.
+///
+/// Whether a cell trains by a rate is not known here: one that does not has probes all the same.
+pub fn cells_and_probes(sweep: &SweepSpec) -> Result<Vec<Cell>> {
+    let mut cells = expand(sweep)?;
+    if let Some(selection) = &sweep.select_lr {
+        let first_seed = cells[0].spec.seed;
+        let probes = cells.iter().map(|cell| probe_cells(sweep, selection, cell, first_seed)).collect::<Result<Vec<_>>>()?;
+        cells.extend(probes.into_iter().flatten());
+    }
+    Ok(cells)
 }
 
 /// The fields in which the cells of a choice agree, with the values of this resolved run.

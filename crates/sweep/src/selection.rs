@@ -236,8 +236,8 @@ mod tests {
         let expected = [("full", 1e-3), ("full", 1e-3), ("none", 1e-3), ("none", 1e-3), ("lora", 1e-2), ("lora", 1e-2)];
         assert_eq!(rates, expected.map(|(method, lr)| (method.to_owned(), lr, 3)));
         let [first, second] = done.selection.lr.as_slice() else { panic!("two choices") };
-        assert_eq!(first.decision, Decision::Chosen { lr: 1e-3, at_edge: None });
-        assert_eq!(second.decision, Decision::Chosen { lr: 1e-2, at_edge: Some(Edge::Highest) });
+        assert_eq!(first.decision, Decision::Chosen { lr: 1e-3, at_edge: None, within_noise_of: None });
+        assert_eq!(second.decision, Decision::Chosen { lr: 1e-2, at_edge: Some(Edge::Highest), within_noise_of: None });
         assert_eq!(second.runs, [done.runs[4].id.clone(), done.runs[5].id.clone()]);
         assert_eq!(
             done.warnings,

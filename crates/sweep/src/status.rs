@@ -20,6 +20,8 @@ pub struct StoreStatus {
     pub failures: Vec<FailureGroup>,
     /// The choices of learning rates, as the last sweep left them.
     pub choices: Vec<LrChoice>,
+    /// Files that could not be read, each with the reason and the way out. A run of which that is so is not among `runs`.
+    pub unreadable: Vec<String>,
 }
 
 /// One run in a store.
@@ -52,17 +54,20 @@ pub struct FailureGroup {
     pub runs: Vec<RunId>,
 }
 
-/// Reads the status of every run in `store`.
+/// Reads the status of every run in `store`. A status shows what can be shown: a file that cannot be read hides nothing else.
 pub fn status(store: &Store) -> Result<StoreStatus, StoreError> {
-    let runs = store.runs()?.into_iter().map(|id| run_status(store, id)).collect::<Result<Vec<_>, _>>()?;
-    Ok(StoreStatus { sweep: store.sweep().to_owned(), failures: group(&runs), choices: store.selection()?.lr, runs })
+    let mut unreadable = Vec::new();
+    let mut readable = |error: StoreError| unreadable.push(error.to_string());
+    let runs: Vec<RunStatus> = store.runs()?.into_iter().filter_map(|id| run_status(store, id).map_err(&mut readable).ok()).collect();
+    let choices = store.selection().map_err(&mut readable).unwrap_or_default().lr;
+    Ok(StoreStatus { sweep: store.sweep().to_owned(), failures: group(&runs), choices, unreadable, runs })
 }
 
 fn run_status(store: &Store, id: RunId) -> Result<RunStatus, StoreError> {
     let state = store.state(&id)?;
     let status = plan::stored_status(store, &id, state.as_ref())?;
     let last = store.last_event(&id)?;
-    // A status shows what can be shown: a run with a damaged manifest is still a run.
+    // A run with a damaged manifest is still a run.
     let label = match store.manifest(&id) {
         Ok(Some(manifest)) => plan::label(&manifest.spec),
         Ok(None) => "no manifest".to_owned(),
@@ -125,6 +130,7 @@ impl StoreStatus {
         let counts: Vec<String> = self.counts().into_iter().map(|(name, count)| format!("{count} {name}")).collect();
         let counts = if counts.is_empty() { "no runs".to_owned() } else { counts.join(", ") };
         let mut text = format!("{}: {counts}\n", self.sweep);
+        text += &self.unreadable.iter().map(|problem| format!("\ncould not be read: {problem}\n")).collect::<String>();
         let width = ids::short_length(&self.runs.iter().map(|run| run.id.clone()).collect::<Vec<_>>());
         for group in &self.failures {
             let runs: Vec<&str> = group.runs.iter().map(|id| &id.as_str()[..width]).collect();
@@ -194,5 +200,21 @@ mod tests {
         std::fs::write(store.run_dir(&broken).join("manifest.toml"), "run_id = ").unwrap();
         let text = status(&store).unwrap().render();
         assert!(text.contains("not valid TOML") && text.contains("seed 1"), "{text}");
+    }
+
+    #[test]
+    fn a_damaged_state_or_record_of_choices_is_named_and_hides_nothing_else() {
+        let (_root, store) = store();
+        let broken = put(&store, 0, Status::Planned, None);
+        put(&store, 1, Status::Planned, None);
+        std::fs::write(store.run_dir(&broken).join("state.json"), "{").unwrap();
+        std::fs::write(store.folder().join("select.json"), "[").unwrap();
+        let text = status(&store).unwrap().render();
+        assert!(text.starts_with("s: 1 new\n\ncould not be read: ") && text.contains("seed 1"), "{text}");
+        for (file, way_out) in
+            [("state.json: EOF", "delete the file to have the run planned again"), ("select.json: EOF", "again, which makes")]
+        {
+            assert!(text.lines().any(|line| line.contains(file) && line.contains(way_out)), "{text}");
+        }
     }
 }

@@ -14,10 +14,10 @@
 //! is no more counts as interrupted.
 
 use crate::atomic;
-use crate::choose::Validation;
+use crate::choose::{Score, Validation};
 use crate::error::StoreError;
 use crate::state::{State, Status, now};
-use peftbench_spec::event::{EvalRecord, MetricValue};
+use peftbench_spec::event::{Chance, EvalRecord, MetricValue};
 use peftbench_spec::lr_selection::SelectionRecord;
 use peftbench_spec::{Event, Manifest, RunId, SpecError, SweepSpec};
 use serde::{Deserialize, Serialize};
@@ -215,9 +215,15 @@ impl Store {
                 Ok(Event::Eval(record)) if record.split == "valid" && record.epoch == summary.best_epoch => Some(record),
                 _ => None,
             });
+        let chance =
+            text.lines().rev().filter(|line| line.contains("\"event\":\"setup\"")).find_map(|line| match serde_json::from_str(line) {
+                Ok(Event::Setup(setup)) => setup.valid_chance,
+                _ => None,
+            });
+        let chance = chance.and_then(|Chance { value, stderr }| Some(Score { value, stderr: stderr? }));
         Ok(best.and_then(|EvalRecord { metrics, loss, .. }| {
-            let MetricValue { name, value, higher_is_better, .. } = metrics.into_iter().next()?;
-            Some(Validation { metric: name, higher_is_better, value, loss })
+            let MetricValue { name, value, stderr, higher_is_better, .. } = metrics.into_iter().next()?;
+            Some(Validation { metric: name, higher_is_better, value, stderr, chance, loss })
         }))
     }
 
@@ -228,7 +234,7 @@ impl Store {
         serde_json::from_str(&text).map_err(|error| StoreError::Damaged {
             path,
             problem: error.to_string(),
-            way_out: "delete the file; `peftbench sweep` writes it again".to_owned(),
+            way_out: "give the same `peftbench sweep` again, which makes the choices anew from the recorded probes".to_owned(),
         })
     }
 

@@ -31,9 +31,12 @@ pub fn run(verb: &Collect) -> anyhow::Result<Exit> {
     Ok(Exit::Done)
 }
 
-/// Names the runs that are in no table.
+/// Names the runs that are in no table, and says if the choices of learning rates are not.
 pub fn warn_of_damage(collected: &Collected) {
     for run in &collected.damaged {
         eprintln!("warning: run {} is left out: {}", run.run_id, run.problem);
+    }
+    if let Some(problem) = &collected.choices_problem {
+        eprintln!("warning: {problem}");
     }
 }

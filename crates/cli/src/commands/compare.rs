@@ -3,14 +3,15 @@
 use crate::args::ResultsArgs;
 use crate::exit::{Exit, Problem};
 use crate::text_table::{self, number, text};
-use crate::{output, sweep_choice};
+use crate::{claim_files, output, sweep_choice};
 use clap::Args;
 use peftbench_adapters::methods::METHODS;
 use peftbench_report::claims::measure::{Measure, by_name};
-use peftbench_report::claims::{Evidence, Selection};
+use peftbench_report::claims::{Evidence, Selection, check_names};
 use peftbench_report::compare::{self, Row};
 use peftbench_spec::RunId;
-use peftbench_sweep::{Store, ids};
+use peftbench_sweep::Store;
+use peftbench_sweep::ids::{self, IdError};
 use serde_json::{Value, json};
 use std::path::Path;
 
@@ -21,7 +22,8 @@ const LEVEL: f64 = 0.05;
 ///
 /// LEFT and RIGHT are two methods (`lora`), two selections of runs as claims have them (`'method = { type = "lora", r = 8 }'`, `'layers = "first:25%"'`), the
 /// ids of two runs, or the names of two sweeps of the same runs. Runs are paired that agree in all but what LEFT and RIGHT ask for differently,
-/// and the learning rate; of several configurations in one cell the best on validation counts.
+/// and the learning rate; of several configurations in one cell the best on validation counts. A zero-shot run (`none`) has no seed: its test
+/// items are paired with those of every seed of the other side.
 #[derive(Debug, Args)]
 pub struct Compare {
     /// A method, a selection of runs, a run's id, or a sweep
@@ -43,9 +45,6 @@ pub struct Compare {
     results: ResultsArgs,
 }
 
-/// The method of zero-shot runs.
-const NONE: &str = "none";
-
 /// One side of a comparison.
 enum Side {
     Runs(Selection),
@@ -59,7 +58,16 @@ pub fn run(verb: &Compare) -> anyhow::Result<Exit> {
     let measure = by_name(&verb.measure).map_err(|problem| Problem::new(Exit::Usage, problem))?;
     let evidence = |sweeps: &[String]| anyhow::Ok(Evidence::read(&sweep_choice::folders(results, sweeps)?)?);
     let rows = match (side(&verb.left, results)?, side(&verb.right, results)?) {
-        (Side::Runs(left), Side::Runs(right)) => compare::selections(&evidence(&verb.sweeps)?, left, right, measure),
+        (Side::Runs(left), Side::Runs(right)) => {
+            let evidence = evidence(&verb.sweeps)?;
+            for (text, side) in [(&verb.left, &left), (&verb.right, &right)] {
+                if !compare::has_runs(&evidence, side, measure) {
+                    let problem = format!("no finished run of `{text}` has the measure `{}`", measure.name);
+                    return Err(Problem::new(Exit::NothingSelected, problem).hint("`peftbench status` lists the runs there are").into());
+                }
+            }
+            compare::selections(&evidence, left, right, measure)
+        }
         (Side::Sweep(left), Side::Sweep(right)) => compare::sweeps(&evidence(&[left])?, &evidence(&[right])?, measure),
         (Side::Run(left), Side::Run(right)) => compare::runs(&evidence(&verb.sweeps)?, left.as_str(), right.as_str(), measure),
         _ => {
@@ -86,11 +94,9 @@ fn side(text: &str, results: &Path) -> anyhow::Result<Side> {
             Problem::new(Exit::Usage, format!("`{text}`: {}", error.message()))
                 .hint("write it as in TOML: `'method = { type = \"lora\", r = 8 }'`")
         })?;
-        return Ok(Side::Runs(select(serde_json::to_value(&table["side"])?)?));
-    }
-    if text == NONE {
-        let problem = format!("`{NONE}` trains nothing: a zero-shot run has no seed by which it could be paired");
-        return Err(Problem::new(Exit::Usage, problem).hint("`peftbench export` and the report have its score, with its interval").into());
+        let selection: Selection = select(serde_json::to_value(&table["side"])?)?;
+        check_names(&selection, &claim_files::names()).map_err(|error| Problem::new(Exit::Usage, error.to_string()))?;
+        return Ok(Side::Runs(selection));
     }
     if METHODS.iter().any(|method| method.name == text) {
         return Ok(Side::Runs(select(json!({ "method": text }))?));
@@ -98,8 +104,19 @@ fn side(text: &str, results: &Path) -> anyhow::Result<Side> {
     if Store::sweeps(results)?.iter().any(|name| name == text) {
         return Ok(Side::Sweep(text.to_owned()));
     }
-    Ok(Side::Run(ids::find_run(results, text)?.1))
+    let found = ids::find_run(results, text).map_err(|error| match error {
+        IdError::Unknown { .. } => {
+            let problem = format!("`{text}` is no method and no sweep, and {error}");
+            Problem::new(Exit::NothingSelected, problem).hint("`peftbench ls methods` lists the methods").into()
+        }
+        other => anyhow::Error::from(other),
+    })?;
+    Ok(Side::Run(found.1))
 }
+
+/// What is to be known of rows with a zero-shot side.
+const ZERO_SHOT: &str = "none: a zero-shot run has no seed, so that seeds are not paired. Its test items, where they are kept, are paired with those of every \
+    seed of the other side; `seeds` are that side's.\n";
 
 /// The rows for people.
 fn describe(rows: &[Row], measure: &Measure) -> String {
@@ -121,7 +138,8 @@ fn describe(rows: &[Row], measure: &Measure) -> String {
     let shared = rows.iter().any(|row| !row.shared.is_empty());
     let columns: Vec<_> = columns.into_iter().chain(shared.then(|| text("where"))).collect();
     let cells: Vec<Vec<String>> = rows.iter().map(|row| cells(row, measure, shared)).collect();
-    format!("{}\n{}: {}\n", text_table::render(&columns, &cells), measure.name, measure.label)
+    let zero_shot = if rows.iter().any(|row| row.zero_shot) { ZERO_SHOT } else { "" };
+    format!("{}\n{}: {}\n{zero_shot}", text_table::render(&columns, &cells), measure.name, measure.label)
 }
 
 fn cells(row: &Row, measure: &Measure, shared: bool) -> Vec<String> {

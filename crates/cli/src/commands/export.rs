@@ -1,10 +1,12 @@
 //! `peftbench export`: a table of a sweep as text.
 
 use crate::args::ResultsArgs;
+use crate::commands::collect::warn_of_damage;
 use crate::exit::Exit;
 use crate::{output, sweep_choice};
 use anyhow::Context;
 use clap::{Args, ValueEnum};
+use peftbench_report::current_tables;
 use peftbench_report::export::{ExportFormat, export};
 use peftbench_results::files::write_bytes;
 use std::path::PathBuf;
@@ -55,7 +57,9 @@ pub fn run(verb: &Export) -> anyhow::Result<Exit> {
         Format::Md => ExportFormat::Markdown,
         Format::Tex => ExportFormat::Latex,
     };
-    let text = export(store.folder(), &verb.table, &verb.columns, format)?;
+    let collected = current_tables(store.folder())?;
+    warn_of_damage(&collected);
+    let text = export(store.folder(), &collected, &verb.table, &verb.columns, format)?;
     match &verb.out {
         None => output::print(&text)?,
         Some(path) => write_bytes(path, text.as_bytes()).with_context(|| format!("could not write the table to {}", path.display()))?,

@@ -3,6 +3,7 @@
 use crate::args::{InputArgs, OWN_DATA};
 use crate::exit::{Exit, Problem};
 use crate::output;
+use anyhow::Context;
 use clap::Args;
 use peftbench_datasets::{DataSource, TaskEntry, tasks};
 use peftbench_runner::Environment;
@@ -72,12 +73,15 @@ impl Wanted {
     fn of(verb: &Fetch) -> anyhow::Result<Self> {
         let mut wanted = Self::default();
         let (specs, models): (Vec<&String>, Vec<&String>) = verb.names.iter().partition(|name| name.ends_with(".toml"));
+        if models.iter().any(|name| name.is_empty()) {
+            return Err(Problem::new(Exit::Usage, "expected the name of a model, found an empty one").into());
+        }
         models.into_iter().for_each(|name| wanted.add_model(name));
         for task in &verb.task {
             wanted.add_task(&Component::named(task))?;
         }
         for file in verb.sweep.iter().cloned().chain(specs.into_iter().map(PathBuf::from)) {
-            for cell in peftbench_sweep::expand(&SweepSpec::read(&file)?)? {
+            for cell in peftbench_sweep::cells_and_probes(&SweepSpec::read(&file)?)? {
                 wanted.add_model(&cell.spec.model.name);
                 for task in std::iter::once(&cell.spec.task).chain(&cell.spec.forgetting) {
                     wanted.add_task(task)?;
@@ -150,8 +154,12 @@ fn model(name: &str, verb: &Fetch) -> anyhow::Result<()> {
     let place = match own.local_model(name) {
         Some(files) => files.path,
         None => {
-            let others = Environment { models: verb.from.clone(), ..Environment::default() };
-            put_model(&others.find_model(name)?, &own.models[0])?
+            let others = verb.from.iter().filter(|folder| !own.models.contains(folder)).cloned();
+            let everywhere = Environment { models: own.models.iter().cloned().chain(others).collect(), ..Environment::default() };
+            let found = everywhere.find_model(name)?;
+            // What lies in one's own folder is not looked for again.
+            found.check().with_context(|| format!("model `{name}` in {} is not whole, and was not taken", found.path.display()))?;
+            put_model(&found, &own.models[0])?
         }
     };
     output::print(&format!("{name}: {}\n", place.display()))?;

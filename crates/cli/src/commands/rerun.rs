@@ -3,13 +3,13 @@
 use crate::args::{InputArgs, ProgressArgs, ResultsArgs, at_least_one};
 use crate::exit::{Exit, Problem};
 use crate::resolver::AsRecorded;
-use crate::same_run::{self, Compared, Difference};
+use crate::same_run::{self, Compared, Difference, Record};
 use crate::{interrupt, machine, one_run, output};
 use anyhow::Context;
 use clap::Args;
 use peftbench_runner::init_adapter;
-use peftbench_spec::Manifest;
 use peftbench_spec::manifest::Provenance;
+use peftbench_spec::{Manifest, SweepSpec};
 use peftbench_sweep::{Store, ids};
 use std::path::{Path, PathBuf};
 
@@ -38,12 +38,10 @@ pub struct Rerun {
 pub fn run(verb: &Rerun) -> anyhow::Result<Exit> {
     let stop = interrupt::watch()?;
     let manifest_path = find_manifest(verb)?;
-    let manifest = Manifest::read(&manifest_path)?;
+    let manifest = read_manifest(&manifest_path)?;
     let recorded = manifest_path.parent().unwrap_or(Path::new("."));
-    if verb.check && !recorded.join("events.jsonl").is_file() {
-        let problem = format!("run {} has no record to compare with in {}", manifest.run_id, recorded.display());
-        return Err(Problem::new(Exit::NothingSelected, problem).hint("without `--check` it is only run").into());
-    }
+    // Before anything is computed.
+    let record = if verb.check { Some(read_record(&manifest, recorded)?) } else { None };
     let scratch = std::env::temp_dir().join(format!("peftbench-rerun-{}-{}", manifest.run_id, std::process::id()));
     let sweep = one_run::as_sweep(&manifest, &manifest_path, None)?;
     let store = Store::open(&scratch, &manifest.sweep)?;
@@ -60,14 +58,14 @@ pub fn run(verb: &Rerun) -> anyhow::Result<Exit> {
         return Ok(Exit::Interrupted);
     }
     let folder = store.run_dir(&ended.id);
-    if !verb.check {
+    let Some(record) = record else {
         output::print(&format!("{}\n", folder.display()))?;
         return Ok(Exit::Done);
-    }
+    };
     let now = Manifest::read(&folder.join("manifest.toml"))?;
     let found = match inputs_differ(&manifest, &now) {
         Some(difference) => Err(difference),
-        None => same_run::compare(recorded, &folder)?,
+        None => same_run::compare(&record, &Record::read(&folder)?)?,
     };
     match found {
         Ok(compared) => {
@@ -84,6 +82,27 @@ pub fn run(verb: &Rerun) -> anyhow::Result<Exit> {
 
 fn remove(scratch: &Path) -> anyhow::Result<()> {
     std::fs::remove_dir_all(scratch).with_context(|| format!("could not remove {}", scratch.display()))
+}
+
+/// The manifest at `path`, which people take sweep files for.
+fn read_manifest(path: &Path) -> anyhow::Result<Manifest> {
+    Manifest::read(path).map_err(|error| match SweepSpec::read(path) {
+        Ok(_) => Problem::new(Exit::Usage, format!("{} is a sweep file, no manifest of a run", path.display()))
+            .hint("`peftbench sweep` and `peftbench run` take it")
+            .into(),
+        Err(_) => error.into(),
+    })
+}
+
+fn read_record(manifest: &Manifest, folder: &Path) -> Result<Record, Problem> {
+    let problem = |reason: String| {
+        let problem = format!("run {} has no whole record to compare with in {}: {reason}", manifest.run_id, folder.display());
+        Problem::new(Exit::NothingSelected, problem).hint("without `--check` it is only run")
+    };
+    match folder.join("events.jsonl").is_file() {
+        true => Record::read(folder).map_err(|error| problem(format!("{error:#}"))),
+        false => Err(problem("there is no events.jsonl".to_owned())),
+    }
 }
 
 fn find_manifest(verb: &Rerun) -> anyhow::Result<PathBuf> {

@@ -16,17 +16,23 @@ pub struct Status {
     results: ResultsArgs,
 }
 
-/// Prints the status of one sweep, or of all.
+/// Prints the status of one sweep, or of all. One that cannot be read is the verb's error once the others are shown.
 pub fn run(verb: &Status) -> anyhow::Result<Exit> {
     let results = &verb.results.results;
-    let stores = match &verb.sweep {
-        Some(name) => vec![sweep_choice::choose(results, Some(name))?],
-        None => Store::sweeps(results)?.iter().map(|name| Store::open(results, name)).collect::<Result<_, _>>()?,
+    let names = match &verb.sweep {
+        Some(name) => vec![sweep_choice::choose(results, Some(name))?.sweep().to_owned()],
+        None => Store::sweeps(results)?,
     };
-    if stores.is_empty() {
+    if names.is_empty() {
         return Err(sweep_choice::none(results, "no sweep").into());
     }
-    let texts = stores.iter().map(|store| Ok(status::status(store)?.render())).collect::<anyhow::Result<Vec<_>>>()?;
+    let (mut texts, mut unreadable) = (Vec::new(), None);
+    for name in &names {
+        match Store::open(results, name).and_then(|store| status::status(&store)) {
+            Ok(status) => texts.push(status.render()),
+            Err(error) => unreadable = unreadable.or(Some(error)),
+        }
+    }
     output::print(&texts.join("\n"))?;
-    Ok(Exit::Done)
+    unreadable.map_or(Ok(Exit::Done), |error| Err(error.into()))
 }

@@ -173,7 +173,7 @@ mod tests {
     #[test]
     fn unknown_names_and_options_give_the_nearest() {
         let message = |value| build(&component(value)).err().unwrap().to_string();
-        assert_eq!(message(json!("accurracy")), "``: unknown metric `accurracy`; did you mean `accuracy`?");
+        assert_eq!(message(json!("accurracy")), "unknown metric `accurracy`; did you mean `accuracy`?");
         let unknown = message(json!({"type": "f1", "averge": "macro"}));
         assert!(unknown.contains("`averge`") && unknown.contains("did you mean `average`?"), "{unknown}");
     }

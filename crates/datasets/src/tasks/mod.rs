@@ -216,7 +216,7 @@ mod tests {
     #[test]
     fn unknown_names_and_options_give_the_nearest() {
         let message = |value| build(&component(value)).err().unwrap().to_string();
-        assert_eq!(message(json!("glue/sst-2")), "``: unknown task `glue/sst-2`; did you mean `glue/sst2`?");
+        assert_eq!(message(json!("glue/sst-2")), "unknown task `glue/sst-2`; did you mean `glue/sst2`?");
         let unknown = message(json!({"type": "world/choice", "dificulty": 1}));
         assert!(unknown.contains("`dificulty`") && unknown.contains("did you mean `difficulty`?"), "{unknown}");
         assert_eq!(message(json!({"type": "world/triples", "difficulty": 9})), "`difficulty`: expected 0 to 3, found 9");

@@ -1,16 +1,20 @@
 //! What claims are judged by: the finished runs of one or several sweeps.
 
 use super::fields::Fields;
+use super::measure::Measure;
+use super::selection::Selection;
 use peftbench_results::aggregates::{ItemScores, item_scores};
 use peftbench_results::rows::{LayerRow, Role, Status};
 use peftbench_results::{PredictionRow, ResultsError, RunRow, tables};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-/// Finished runs, each once, with what was kept of their test items and layers.
+/// Finished runs, each once, with what was kept of their test items and layers. Those that trained nothing stand apart: no paper's row
+/// means them.
 #[derive(Default)]
 pub struct Evidence {
     runs: Vec<(Fields, RunRow)>,
+    zero_shot: Vec<(Fields, RunRow)>,
     scores: ItemScores,
     importance: BTreeMap<String, BTreeMap<u64, f64>>,
 }
@@ -31,11 +35,11 @@ impl Evidence {
 
     /// Adds what a sweep has.
     pub fn add(&mut self, runs: Vec<RunRow>, predictions: &[PredictionRow], layers: &[LayerRow]) {
-        let known: BTreeSet<String> = self.runs.iter().map(|(_, run)| run.run_id.clone()).collect();
-        let news = runs
-            .into_iter()
-            .filter(|run| run.status == Status::Done && !run.is_zero_shot() && run.role == Role::Cell && !known.contains(&run.run_id));
-        self.runs.extend(news.map(|run| (Fields::of(&run), run)));
+        let known: BTreeSet<String> = self.all_runs().map(|run| run.run_id.clone()).collect();
+        let news = runs.into_iter().filter(|run| run.status == Status::Done && run.role == Role::Cell && !known.contains(&run.run_id));
+        let (zero_shot, trained): (Vec<_>, Vec<_>) = news.map(|run| (Fields::of(&run), run)).partition(|(_, run)| run.is_zero_shot());
+        self.runs.extend(trained);
+        self.zero_shot.extend(zero_shot);
         self.scores.extend(item_scores(predictions));
         let mut last: BTreeMap<&str, u64> = BTreeMap::new();
         for row in layers.iter().filter(|row| row.importance.is_some()) {
@@ -49,12 +53,28 @@ impl Evidence {
         }
     }
 
-    /// The runs.
+    /// The runs that trained.
     pub fn runs(&self) -> impl Iterator<Item = &RunRow> {
         self.runs.iter().map(|(_, run)| run)
     }
 
-    /// The runs with their fields.
+    /// The runs, zero-shot ones behind the others.
+    pub(crate) fn all_runs(&self) -> impl Iterator<Item = &RunRow> {
+        self.runs.iter().chain(&self.zero_shot).map(|(_, run)| run)
+    }
+
+    /// Whether there is a run of a selection that has the measure.
+    pub(crate) fn has(&self, selection: &Selection, measure: &Measure) -> bool {
+        let mut runs = self.with_fields().chain(self.zero_shot());
+        runs.any(|(fields, run)| selection.selects(fields) && (measure.read)(self, run).is_some())
+    }
+
+    /// The runs that trained nothing, with their fields.
+    pub(super) fn zero_shot(&self) -> impl Iterator<Item = (&Fields, &RunRow)> {
+        self.zero_shot.iter().map(|(fields, run)| (fields, run))
+    }
+
+    /// The runs that trained, with their fields.
     pub(super) fn with_fields(&self) -> impl Iterator<Item = (&Fields, &RunRow)> {
         self.runs.iter().map(|(fields, run)| (fields, run))
     }

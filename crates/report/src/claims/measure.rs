@@ -122,7 +122,7 @@ pub static MEASURES: [Measure; 9] = [
         of_items: false,
         exact: false,
         of_machine: false,
-        read: |_, run| above_zero(Some(run.lr)),
+        read: |_, run| above_zero(Some(run.lr).filter(|_| !run.is_zero_shot())),
     },
     Measure {
         name: "importance_agreement",

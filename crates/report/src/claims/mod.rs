@@ -16,7 +16,7 @@ mod selection;
 pub mod verdict;
 
 pub use evidence::Evidence;
-pub use paper::{Names, Paper};
+pub use paper::{Names, Paper, check_names};
 pub use selection::Selection;
 pub use verdict::{CellJudgement, Estimate, Judgement, Verdict};
 

@@ -72,15 +72,29 @@ impl Sides {
     }
 
     /// Whether a field may differ within a pair: where the two sides ask for different values of it, or of what it belongs to, as options
-    /// and targets belong to a method. The learning rate may, as every method needs one of its own.
+    /// and targets belong to a method, and the architecture to a model. The learning rate may, as every method needs one of its own.
     fn is_free(&self, field: &str) -> bool {
         let Some(right) = &self.right else { return true };
         let belongs = |asked: &str| {
             let below = field.strip_prefix(asked).is_some_and(|rest| rest.is_empty() || rest.starts_with('.'));
-            below || (asked, field) == ("method", "targets")
+            below || matches!((asked, field), ("method", "targets") | ("model", "arch"))
         };
         let differs = |asked: &str| belongs(asked) && self.left.asked(asked) != right.asked(asked);
         field == "train.lr" || self.left.fields().chain(right.fields()).any(differs)
+    }
+
+    /// Whether a run agrees with a zero-shot run in all that this has and that is not free: model, task, and which items of it are read how.
+    fn agree(&self, zero_shot: &Fields, other: &Fields) -> bool {
+        const READING: [&str; 3] = ["train.max_length", "train.valid_samples", "train.test_samples"];
+        let belongs = |field: &str| {
+            let head = field.split_once('.').map_or(field, |(head, _)| head);
+            matches!(head, "model" | "arch" | "task" | "method") || READING.contains(&field)
+        };
+        let held = |fields: &Fields| {
+            let held = fields.iter().filter(|(field, _)| belongs(field) && !self.is_free(field));
+            held.map(|(field, value)| (field.to_owned(), value.clone())).collect::<BTreeMap<_, _>>()
+        };
+        held(zero_shot) == held(other)
     }
 
     /// What both runs of a pair have in common.
@@ -116,6 +130,34 @@ pub(crate) fn comparisons<'a>(
         }
     }
     groups.into_values().filter_map(|[left, right]| best_pair(terms, left, right)).collect()
+}
+
+/// The comparisons of zero-shot runs on one side with what the other side has. A zero-shot run has no seed: it is paired with every seed of
+/// the other, of which of several configurations that differ in what is free the best on validation counts.
+pub(crate) fn zero_shot_comparisons<'a>(sides: &Sides, terms: Terms<'_>, evidence: &'a Evidence) -> Vec<Comparison<'a>> {
+    let Some(right) = &sides.right else { return Vec::new() };
+    let is_measured = |(_, run): &(&Fields, &RunRow)| (terms.measure.read)(evidence, run).is_some();
+    let zero_shot =
+        |side: &Selection| evidence.zero_shot().filter(is_measured).filter(|(fields, _)| side.selects(fields)).collect::<Vec<_>>();
+    let mut found = Vec::new();
+    for (own, other, is_left) in [(&sides.left, right, true), (right, &sides.left, false)] {
+        for (fields, run) in zero_shot(own) {
+            let trained = evidence.with_fields().filter(is_measured).filter(|(fields, _)| other.selects(fields));
+            // Two zero-shot runs are one pair.
+            let others = trained.chain(if is_left { zero_shot(other) } else { Vec::new() });
+            let mut groups: BTreeMap<BTreeMap<String, String>, Vec<&RunRow>> = BTreeMap::new();
+            for (others, other) in others.filter(|(others, other)| other.group_id != run.group_id && sides.agree(fields, others)) {
+                groups.entry(sides.key(terms, others, other)).or_default().push(other);
+            }
+            for runs in groups.into_values() {
+                let best = configurations(runs.into_iter()).into_values().max_by(|a, b| validation(a).total_cmp(&validation(b)));
+                let pair = |other| if is_left { Pair { left: run, right: Some(other) } } else { Pair { left: other, right: Some(run) } };
+                let pairs = best.unwrap_or_default().into_values().map(pair).collect();
+                found.push(Comparison { pairs, unpaired: 0 });
+            }
+        }
+    }
+    found
 }
 
 /// The runs by configuration and seed.

@@ -355,7 +355,11 @@ fn is_one_of(key: &str, kind: &str, name: &str, there: Vec<&str>) -> Result<(), 
 }
 
 /// Whether methods, policies and tasks of a selection exist.
-fn check_names(select: &Selection, names: &Names<'_>) -> Result<(), SpecError> {
+/// Whether there are such methods, policies and tasks as a selection names.
+///
+/// # Errors
+/// Names the field, and the nearest name that there is.
+pub fn check_names(select: &Selection, names: &Names<'_>) -> Result<(), SpecError> {
     let entries = select.names("method").flat_map(|name| name.split(" + "));
     let methods = entries.map(|name| ("method", name, &names.methods));
     let policies = select.names("policy").map(|name| ("policy", name, &names.policies));

@@ -263,6 +263,12 @@ fn note(probes: &[Probe<'_>]) -> String {
         with(&|row| row.at_edge.is_some()),
         choices.len()
     );
+    let noise = |floor: &str| with(&|row| row.within_noise_of.as_deref() == Some(floor));
+    for (count, floor) in [(noise("chance"), "guessing"), (noise("other_rates"), "all other rates")] {
+        if count > 0 {
+            note += &format!(" Within noise of {floor} (95 %), so that they say little: {count}.");
+        }
+    }
     let failed = with(&|row| row.decision == "failed");
     if failed > 0 {
         note += &format!(" {failed} could not be made: every rate failed.");
@@ -285,6 +291,7 @@ fn numbers(probes: &[Probe<'_>]) -> CsvText {
         "status",
         "chosen",
         "at_edge",
+        "within_noise_of",
         "run_id",
         "chosen_for",
     ]);
@@ -299,6 +306,7 @@ fn numbers(probes: &[Probe<'_>]) -> CsvText {
             row.status.name().to_owned(),
             row.chosen.to_string(),
             row.at_edge.clone().unwrap_or_default(),
+            row.within_noise_of.clone().unwrap_or_default(),
             row.run_id.clone(),
             row.chosen_for.clone(),
         ]);

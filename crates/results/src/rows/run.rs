@@ -54,6 +54,8 @@ pub enum LrSource {
     Fixed,
     /// Probes chose it.
     Selected,
+    /// The sweep chooses rates, and its record of them, `select.json`, cannot be read.
+    Unknown,
 }
 
 /// One run: its spec as columns, what was loaded, what came out, what it cost.

@@ -48,15 +48,17 @@ pub struct SelectRow {
     pub chosen: bool,
     /// Whether it was chosen and lies at the end of the grid: `lowest` or `highest`.
     pub at_edge: Option<String>,
+    /// Whether it was chosen and is no better, by more than noise, than `chance` or all `other_rates`.
+    pub within_noise_of: Option<String>,
 }
 
 impl SelectRow {
     /// The rows of a choice; `runs` are all runs of the sweep. A probe that is not among them has no row.
     pub(crate) fn of_choice(choice: &LrChoice, runs: &[RunRow]) -> Result<Vec<Self>> {
-        let (decision, problem, edge) = match &choice.decision {
-            Decision::Waiting => ("waiting", None, None),
-            Decision::Chosen { at_edge, .. } => ("chosen", None, *at_edge),
-            Decision::Failed { problem } => ("failed", Some(problem.clone()), None),
+        let (decision, problem, edge, floor) = match &choice.decision {
+            Decision::Waiting => ("waiting", None, None, None),
+            Decision::Chosen { at_edge, within_noise_of, .. } => ("chosen", None, *at_edge, *within_noise_of),
+            Decision::Failed { problem } => ("failed", Some(problem.clone()), None, None),
         };
         let edge = edge.map(|edge| match edge {
             Edge::Lowest => "lowest",
@@ -88,6 +90,7 @@ impl SelectRow {
                 valid_loss: run.valid_loss,
                 chosen,
                 at_edge: edge.filter(|_| chosen).map(str::to_owned),
+                within_noise_of: floor.filter(|_| chosen).map(|floor| floor.name().to_owned()),
                 ..base.clone()
             }));
         }
@@ -116,5 +119,6 @@ impl Row for SelectRow {
         number("valid_loss"),
         flag("chosen"),
         text("at_edge"),
+        text("within_noise_of"),
     ];
 }

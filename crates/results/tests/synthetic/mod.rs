@@ -6,7 +6,7 @@
 use peftbench_spec::event::{
     DimensionRecord, EvalRecord, FailureKind, MetricValue, ParamRecord, PhaseRecord, Prediction, Setup, StepRecord, Summary,
 };
-use peftbench_spec::lr_selection::{Candidate, Decision, Edge, LrChoice, SelectionRecord};
+use peftbench_spec::lr_selection::{Candidate, Decision, Edge, Floor, LrChoice, SelectionRecord};
 use peftbench_spec::manifest::{Inputs, Provenance};
 use peftbench_spec::seed::{Stream, stream};
 use peftbench_spec::{Event, Manifest, RunSpec};
@@ -126,9 +126,10 @@ pub fn write_probes(folder: &Path, size: &Size) {
             candidates.push(Candidate { lr, probes: vec![cell.manifest().run_id] });
         }
         let chosen = Cell { targets: json!(targets), ..Cell::new(model, task, method.clone(), 0) };
-        let (lr, at_edge) = if index == 0 { (1e-3, None) } else { (1e-1, Some(Edge::Highest)) };
+        let (lr, at_edge, within_noise_of) =
+            if index == 0 { (1e-3, None, Some(Floor::OtherRates)) } else { (1e-1, Some(Edge::Highest), None) };
         let label = format!("{} · {} · {}", model.0, task.0, chosen.manifest().spec.method_label());
-        let decision = Decision::Chosen { lr, at_edge };
+        let decision = Decision::Chosen { lr, at_edge, within_noise_of };
         choices.push(LrChoice {
             label,
             cells_with: json!({ "method": method }),
@@ -329,6 +330,7 @@ fn setup(cell: &Cell<'_>, steps: u64) -> Setup {
         dropped_samples: 0,
         test_overlap_samples: 0,
         test_chance: Some(0.5),
+        valid_chance: None,
         dataset_revision: None,
         total_steps: if cell.trainable > 0 { steps } else { 0 },
         device: "cpu".into(),

@@ -6,6 +6,7 @@ use crate::environment::{Environment, ModelFiles};
 use crate::error::Result;
 use crate::evaluation::{EvalSplit, Evaluation};
 use crate::planner::{Examples, load_examples};
+use crate::resolve::build_methods;
 use peftbench_adapters::policy::ProbeSource;
 use peftbench_datasets::chance::chance;
 use peftbench_datasets::example::split_hash;
@@ -51,12 +52,15 @@ impl TextWork {
             dataset_hash,
             split_hashes: [&splits.train, &splits.valid, &splits.test].map(|split| split_hash(split).to_hex().to_string()),
             test_overlap_samples: overlap.test,
-            test_chance: chance(&*task, &splits.test)?,
+            test_chance: chance(&*task, &splits.test)?.map(|chance| chance.value),
+            valid_chance: if spec.evaluate_test { None } else { chance(&*task, &splits.valid)? },
             ..Setup::default()
         };
-        let all = splits.train.len() + splits.valid.len() + splits.test.len();
-        let train = encode_all(&splits.train, &*task, &tokenizer, spec)?;
-        let valid_answers = encode_all(&splits.valid, &*task, &tokenizer, spec)?;
+        // Only training reads examples with their answers: a zero-shot run has no use for them.
+        let trains = build_methods(spec)?.iter().any(|method| method.trains());
+        let all = if trains { splits.train.len() } else { 0 } + splits.valid.len() + splits.test.len();
+        let train = if trains { encode_all(&splits.train, &*task, &tokenizer, spec)? } else { Vec::new() };
+        let valid_answers = if trains { encode_all(&splits.valid, &*task, &tokenizer, spec)? } else { Vec::new() };
         let eval = |examples| EvalSplit::new(examples, &*task, &tokenizer, spec.train.max_length, spec.train.eval_batch_size);
         let (valid, test) = (eval(splits.valid)?, eval(splits.test)?);
         let truncated = train.iter().filter(|e| e.truncated).count();
