@@ -48,7 +48,9 @@ fn what_only_probes_of_learning_rates_need_is_fetched_too() {
     let file = playground.sweep_file("s", &format!("method = \"lora\"\n{select}"));
     std::fs::write(&file, fs::read_to_string(&file).unwrap().replacen("lr = 1e-3, ", "", 1)).unwrap();
     fs::rename(playground.path("bases"), playground.path("far")).unwrap();
-    let ran = playground.expect(0, &["fetch", "s.toml", "--dry-run"]);
+    let ran = playground.expect(7, &["fetch", "s.toml", "--dry-run"]);
+    assert!(ran.error().contains("model `tiny` is in none of: "), "{}", ran.stderr);
+    let ran = playground.expect(0, &["fetch", "s.toml", "--dry-run", "--from", "far"]);
     assert!(ran.stdout.starts_with("to fetch: data of celeba from tpremoli/CelebA-attrs, "), "{}", ran.stdout);
     let file = playground.sweep_file("t", &format!("method = \"lora\"\n{}", select.replace(", task = { type = \"celeba\" }", "")));
     std::fs::write(&file, fs::read_to_string(&file).unwrap().replacen("lr = 1e-3, ", "", 1)).unwrap();

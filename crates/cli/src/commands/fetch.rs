@@ -109,13 +109,12 @@ impl Wanted {
 
     /// Says of everything that is not there yet where it comes from, what it weighs and its licence.
     fn announce(&self, verb: &Fetch) -> anyhow::Result<()> {
-        let (settings, own) = (HubSettings::from_env(), verb.inputs.environment(0));
-        let others = Environment { models: verb.from.clone(), ..Environment::default() };
+        let (settings, everywhere) = (HubSettings::from_env(), everywhere(verb));
         let mut lines = String::new();
-        for name in self.models.iter().filter(|name| own.local_model(name).is_none() && others.local_model(name).is_none()) {
+        for name in self.models.iter().filter(|name| everywhere.local_model(name).is_none()) {
             let Some(id) = HubId::parse(name) else {
                 // No id of the hub: the error says where it was looked for.
-                others.find_model(name)?;
+                everywhere.find_model(name)?;
                 continue;
             };
             if !hub::is_cached(&id, Kind::Model, &settings) {
@@ -149,14 +148,19 @@ fn data_folder(verb: &Fetch) -> PathBuf {
     verb.inputs.data.clone().unwrap_or_else(|| PathBuf::from(OWN_DATA))
 }
 
+/// One's own folders of models, and behind them those to take models from.
+fn everywhere(verb: &Fetch) -> Environment {
+    let own = verb.inputs.environment(0).models;
+    let others = verb.from.iter().filter(|folder| !own.contains(folder)).cloned().collect::<Vec<_>>();
+    Environment { models: own.into_iter().chain(others).collect(), ..Environment::default() }
+}
+
 fn model(name: &str, verb: &Fetch) -> anyhow::Result<()> {
     let own = verb.inputs.environment(0);
     let place = match own.local_model(name) {
         Some(files) => files.path,
         None => {
-            let others = verb.from.iter().filter(|folder| !own.models.contains(folder)).cloned();
-            let everywhere = Environment { models: own.models.iter().cloned().chain(others).collect(), ..Environment::default() };
-            let found = everywhere.find_model(name)?;
+            let found = everywhere(verb).find_model(name)?;
             // What lies in one's own folder is not looked for again.
             found.check().with_context(|| format!("model `{name}` in {} is not whole, and was not taken", found.path.display()))?;
             put_model(&found, &own.models[0])?
