@@ -72,7 +72,7 @@ pub(crate) fn product_into<'a>(
     }
     let b = b.into();
     check(m, n, k, a, b, out);
-    panels(m, 0..n, k, a, b, Ending { scale, into }, out);
+    panels(m, 0..n, k, a, b, Ending { scale, into }, out, most_sums());
 }
 
 /// The same for few rows of a large product, on as many threads as rayon has.
@@ -91,7 +91,7 @@ pub(crate) fn few_rows_product<'a>(
     let (b, out) = (b.into(), Output::new(out, out_stride));
     check(m, n, k, a, b, out);
     parallel::for_each(n.div_ceil(COLUMNS), m * n * k / (2 * LANES), |task| {
-        panels(m, task * COLUMNS..n.min((task + 1) * COLUMNS), k, a, b, Ending { scale, into }, out);
+        panels(m, task * COLUMNS..n.min((task + 1) * COLUMNS), k, a, b, Ending { scale, into }, out, most_sums());
     });
 }
 
@@ -164,9 +164,9 @@ struct Strip<'a> {
     ending: Ending,
 }
 
-/// The columns from a multiple of [`LANES`] on.
-fn panels(m: usize, columns: Range<usize>, k: usize, a: Matrix<'_>, b: Right<'_>, ending: Ending, out: Output) {
-    let most = most_sums();
+/// The columns from a multiple of [`LANES`] on, in tiles of at most `most` sums.
+#[allow(clippy::too_many_arguments)]
+fn panels(m: usize, columns: Range<usize>, k: usize, a: Matrix<'_>, b: Right<'_>, ending: Ending, out: Output, most: usize) {
     let together = most / m.next_power_of_two().min(MOST_ROWS);
     let (mut copy, mut at) = (Vec::new(), columns.start);
     while at < columns.end {
@@ -284,6 +284,7 @@ fn end_part(sum: &Lanes, target: &mut [f32], ending: Ending) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::panels::transposed;
     use proptest::prelude::*;
 
     fn values(len: usize, seed: usize) -> Vec<f32> {
@@ -301,6 +302,16 @@ mod tests {
             small_product(m, n, k, left, right, 1.5, &mut out, n + gap, into);
             let mut same = before.clone();
             few_rows_product(m, n, k, left, right, 1.5, &mut same, n + gap, into);
+            prop_assert_eq!(&out, &same);
+            // As on a processor with the other size of tile, and with the right operand in panels.
+            for most in [4, 16] {
+                let mut same = before.clone();
+                panels(m, 0..n, k, left, right.into(), Ending { scale: 1.5, into }, Output::new(&mut same, n + gap), most);
+                prop_assert_eq!(&out, &same);
+            }
+            let packed = transposed(right.t(), n, k);
+            let mut same = before.clone();
+            small_product(m, n, k, left, Panels::packed(&packed, k), 1.5, &mut same, n + gap, into);
             prop_assert_eq!(&out, &same);
             let at = |x: &Matrix<'_>, i: usize, j: usize| f64::from(x.data[i * x.row_stride + j * x.col_stride]);
             for (i, j) in (0..m).flat_map(|i| (0..n).map(move |j| (i, j))) {
