@@ -82,7 +82,14 @@ impl ModelArgs {
     pub fn folders(&self) -> Vec<PathBuf> {
         let variable = std::env::var_os(MODELS_VARIABLE).unwrap_or_default();
         let variable = std::env::split_paths(&variable).filter(|folder| !folder.as_os_str().is_empty());
-        self.folders.iter().cloned().chain(variable).chain(OWN_MODELS.map(PathBuf::from)).collect()
+        // A worker is given its parent's folders, and has its own besides.
+        let mut folders: Vec<PathBuf> = Vec::new();
+        for folder in self.folders.iter().cloned().chain(variable).chain(OWN_MODELS.map(PathBuf::from)) {
+            if !folders.contains(&folder) {
+                folders.push(folder);
+            }
+        }
+        folders
     }
 
     /// An environment in which models are looked at and nothing is computed.
@@ -218,5 +225,12 @@ mod tests {
         assert_eq!(threads(Some(1), None), machine::cores());
         assert_eq!(threads(Some(10_000), None), 1);
         assert_eq!(threads(None, Some(3)), 3);
+    }
+
+    #[test]
+    fn each_folder_of_models_is_searched_once() {
+        let folders = ModelArgs { folders: ["far", "bases", "far"].map(PathBuf::from).to_vec() }.folders();
+        assert_eq!(folders.iter().filter(|folder| folder.ends_with("bases")).count(), 1);
+        assert_eq!(folders[..2], ["far", "bases"].map(PathBuf::from));
     }
 }

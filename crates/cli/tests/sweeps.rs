@@ -129,7 +129,7 @@ fn the_verbs_that_look_at_results() {
         (4, ["lora", "dora"], "no finished run of `dora` has the measure `score`"),
         (4, ["method = \"lora\"", "lora"], "agree in all else"),
         (2, ["method = \"lroa\"", "full"], "did you mean `lora`?"),
-        (4, ["lroa", "full"], "`lroa` is no method and no sweep, and no run `lroa`: stored: "),
+        (4, ["lroa", "full"], "`lroa` is no method, sweep or run; did you mean `lora`?"),
         (2, ["metod = \"lora\"", "full"], "did you mean `method`?"),
         (2, ["method = lora", "full"], "write it as in TOML"),
         (4, ["lora", "ffff"], "no run `ffff`"),

@@ -15,7 +15,9 @@ use std::ops::Range;
 /// The right operand of a product.
 #[derive(Clone, Copy)]
 pub(crate) enum Right<'a> {
+    /// As it lies, by rows or by columns.
     Matrix(Matrix<'a>),
+    /// Sixteen columns at a time.
     Panels(Panels<'a>),
 }
 
@@ -39,7 +41,7 @@ struct Ending {
 }
 
 /// out[m, n] (rows `out_stride` apart) = or += scale · a[m, k] · b[k, n], on the calling thread. Where b lies neither row by row nor in panels, the
-/// columns of a few panels are copied at a time: what is copied is in the first-level cache when it is read.
+/// columns of a few panels are copied at a time: what is copied is in the cache next to the core when it is read.
 #[allow(clippy::too_many_arguments)]
 pub(crate) fn small_product<'a>(
     m: usize,
@@ -77,12 +79,12 @@ pub(crate) fn product_into<'a>(
 
 /// The same for few rows of a large product, on as many threads as rayon has.
 #[allow(clippy::too_many_arguments)]
-pub(crate) fn few_rows_product<'a>(
+pub(crate) fn few_rows_product(
     m: usize,
     n: usize,
     k: usize,
     a: Matrix<'_>,
-    b: impl std::convert::Into<Right<'a>>,
+    b: Matrix<'_>,
     scale: f32,
     out: &mut [f32],
     out_stride: usize,

@@ -10,6 +10,7 @@ use peftbench_report::claims::measure::{Measure, by_name};
 use peftbench_report::claims::{Evidence, Selection, check_names};
 use peftbench_report::compare::{self, Row};
 use peftbench_spec::RunId;
+use peftbench_spec::suggest::nearest;
 use peftbench_sweep::Store;
 use peftbench_sweep::ids::{self, IdError};
 use serde_json::{Value, json};
@@ -101,12 +102,16 @@ fn side(text: &str, results: &Path) -> anyhow::Result<Side> {
     if METHODS.iter().any(|method| method.name == text) {
         return Ok(Side::Runs(select(json!({ "method": text }))?));
     }
-    if Store::sweeps(results)?.iter().any(|name| name == text) {
+    let sweeps = Store::sweeps(results)?;
+    if sweeps.iter().any(|name| name == text) {
         return Ok(Side::Sweep(text.to_owned()));
     }
     let found = ids::find_run(results, text).map_err(|error| match error {
         IdError::Unknown { .. } => {
-            let problem = format!("`{text}` is no method and no sweep, and {error}");
+            let problem = match nearest(text, METHODS.iter().map(|method| method.name).chain(sweeps.iter().map(String::as_str))) {
+                Some(near) => format!("`{text}` is no method, sweep or run; did you mean `{near}`?"),
+                None => format!("`{text}` is no method and no sweep, and {error}"),
+            };
             Problem::new(Exit::NothingSelected, problem).hint("`peftbench ls methods` lists the methods").into()
         }
         other => anyhow::Error::from(other),
