@@ -29,7 +29,7 @@ use std::sync::OnceLock;
 /// `spider`: Spider (Yu et al. 2018).
 pub const SPIDER: TaskEntry = TaskEntry {
     name: "spider",
-    summary: "questions put to a database in SQL (Spider); the official dev set is the test",
+    summary: "questions put to a database in SQL (Spider); the official dev set is the test; queries and predictions in lower case, unless `lower_case = false`",
     protocols: PROTOCOLS,
     published: Some(&Published {
         hub: "xlangai/spider",
@@ -42,7 +42,8 @@ pub const SPIDER: TaskEntry = TaskEntry {
     known_overlap: 0,
     build: |task| {
         let Options { own, format } = parse(task)?;
-        Ok(Box::new(TextToSql::new(SPIDER.name, format, move |source| load_spider(source, own))))
+        let task = TextToSql::new(SPIDER.name, format, move |source| load_spider(source, own));
+        Ok(Box::new(TextToSql { lower_case: own.lower_case, ..task }))
     },
     resolve: |task| parse(task)?.resolved(task),
 };
@@ -77,7 +78,8 @@ const PLACEHOLDERS: &[&str] = &["question", "schema", "query"];
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct SpiderOptions {
-    /// Whether queries are put in lower case, constants too.
+    /// Whether queries are put in lower case, constants too: those to learn, and in scoring both sides, as the paper's code does. Constants of
+    /// another case then find nothing on either side.
     pub lower_case: bool,
     /// Most rows held out of the training file for validation; never more than a fifth of it, which is what the paper holds out.
     pub valid: usize,
@@ -197,6 +199,8 @@ type LoadRows = dyn Fn(&DataSource) -> Result<(Loaded<QuestionRow>, BTreeMap<Str
 struct TextToSql {
     name: &'static str,
     format: Format,
+    /// Whether predictions are put in lower case, as the queries have been.
+    lower_case: bool,
     load: Box<LoadRows>,
     /// Those of the examples that were loaded.
     databases: OnceLock<BTreeMap<String, Database>>,
@@ -216,7 +220,7 @@ impl TextToSql {
         format: Format,
         load: impl Fn(&DataSource) -> Result<(Loaded<QuestionRow>, BTreeMap<String, Database>)> + Send + Sync + 'static,
     ) -> Self {
-        Self { name, format, load: Box::new(load), databases: OnceLock::new() }
+        Self { name, format, lower_case: false, load: Box::new(load), databases: OnceLock::new() }
     }
 
     fn example(&self, row: QuestionRow, training: bool) -> Example {
@@ -250,7 +254,9 @@ impl Task for TextToSql {
 
     fn score(&self, examples: &[Example], predictions: &[String]) -> Result<Scores> {
         let databases = self.databases.get().ok_or_else(|| DataError::NoFolder { task: self.name.to_owned() })?;
-        Answers::read(&self.format, examples, predictions)?.score(&self.format.metrics, databases)
+        let lower = |text: &String| if self.lower_case { text.to_lowercase() } else { text.clone() };
+        let predictions: Vec<String> = predictions.iter().map(lower).collect();
+        Answers::read(&self.format, examples, &predictions)?.score(&self.format.metrics, databases)
     }
 }
 
@@ -305,13 +311,19 @@ mod tests {
         "column_types": ["text", "number", "text", "number", "number"], "primary_keys": [1, 4], "foreign_keys": [[3, 4]]}]"#;
 
     fn load(task: Value, row: &str) -> Result<Splits> {
+        Ok(task_and_splits(task, row)?.1)
+    }
+
+    fn task_and_splits(task: Value, row: &str) -> Result<(Box<dyn Task>, Splits)> {
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir(folder.path().join("spider")).unwrap();
         std::fs::write(folder.path().join("spider/tables.json"), TABLES).unwrap();
         for file in ["train", "dev"] {
             std::fs::write(folder.path().join(format!("spider/{file}.jsonl")), row).unwrap();
         }
-        build(&Component::from_value(&task).unwrap()).unwrap().load(&DataSource { folder: Some(folder.path().to_owned()) })
+        let task = build(&Component::from_value(&task).unwrap()).unwrap();
+        let splits = task.load(&DataSource { folder: Some(folder.path().to_owned()) })?;
+        Ok((task, splits))
     }
 
     const ROW: &str = r#"{"db_id": "zoo", "question": "Who is Bo?", "query": "SELECT Name FROM Animal WHERE Name = 'Bo' "}"#;
@@ -329,6 +341,18 @@ mod tests {
         assert_eq!((example.answer.as_str(), example.group.as_str()), ("select name from animal where name = 'bo'", "zoo"));
         let cased = load(json!({"type": "spider", "lower_case": false}), ROW).unwrap().test.remove(0);
         assert_eq!(cased.references, ["SELECT Name FROM Animal WHERE Name = 'Bo'"]);
+    }
+
+    #[test]
+    fn predictions_are_put_in_lower_case_where_queries_are() {
+        let predictions = ["SELECT Name FROM Animal WHERE Name = 'Bo'".to_owned()];
+        for (lower_case, prediction, score) in
+            [(true, &predictions, 1.0), (false, &predictions, 1.0), (false, &[predictions[0].to_lowercase()], 0.0)]
+        {
+            let (task, splits) =
+                task_and_splits(json!({"type": "spider", "lower_case": lower_case, "metrics": ["exact_match"]}), ROW).unwrap();
+            assert_eq!(task.score(&splits.test, prediction).unwrap().values[0].value, score, "{lower_case} {prediction:?}");
+        }
     }
 
     #[test]
